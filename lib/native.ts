@@ -1,0 +1,267 @@
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { BgeError } from './errors.js'
+
+/** Sequences packed without padding. `cuSeqlens[n] .. cuSeqlens[n+1]` are the tokens of sequence n. */
+export interface TokenBatch {
+  /** (T) token ids, [CLS] and [SEP] included */
+  ids: Int32Array
+  /** (N+1) first token of each sequence, then T */
+  cuSeqlens: Int32Array
+  /** (N) number of each sequence in the whole batch: names its dropout masks, so that micro-batching does not change them. Default 0..N-1 */
+  stream?: Uint32Array
+  /** (R) packed token indices, ascending, whose last hidden state `forward` returns as `hidden`. Default none */
+  rows?: Int32Array
+}
+
+/** The clean text and the masks for RetroMAE's decoder. */
+export interface DecoderBatch extends TokenBatch {
+  /** (T) label of each token, -100 for none */
+  labels: Int32Array
+  /** (masks * words) bit rows, words = ceil(longest sequence / 64), bit j: key position j is hidden; little-endian 64-bit words */
+  maskBits: BigUint64Array
+  /** (T) which bit row each position uses; its own position is always hidden as well */
+  maskChoice: Int32Array
+}
+
+/** Names the dropout masks of one optimizer step. The same key draws the same masks, on every device. */
+export interface DropoutKey {
+  seed: bigint
+  step: number
+}
+
+export interface EncoderConfig {
+  layers: number
+  hidden: number
+  heads: number
+  intermediate: number
+  vocab: number
+  maxPositions: number
+  typeVocab: number
+  layerNormEps: number
+  hiddenDropout: number
+  attentionDropout: number
+  pooling: 'cls' | 'mean'
+  normalize: boolean
+}
+
+/** float32 matrix on a device. Vectors are one row. */
+export interface Tensor {
+  readonly shape: readonly [rows: number, cols: number]
+  /** A copy in row-major order. */
+  toArray(): Promise<Float32Array>
+  /** this[rows[r]] = source[r] for every row of source. */
+  scatterRows(rows: Int32Array, source: Tensor): Promise<void>
+  /** out[r] = this[rows[r]], a new tensor. */
+  gatherRows(rows: Int32Array): Promise<Tensor>
+  dispose(): void
+}
+
+export interface Parameter {
+  readonly name: string
+  readonly shape: readonly number[]
+  readonly decay: boolean
+}
+
+/** The parameters of a module by Hugging Face name (without a `bert.` prefix). */
+export interface Parameters {
+  readonly list: readonly Parameter[]
+  read(name: string): Promise<Float32Array>
+  write(name: string, values: Float32Array): Promise<void>
+  /** Gradient accumulated so far (zeros where there was none). */
+  gradient(name: string): Promise<Float32Array>
+  zeroGradients(): Promise<void>
+}
+
+export interface Encoder {
+  readonly config: EncoderConfig
+  readonly parameters: Parameters
+  /** (N, D) pooled vectors. Without a key: inference. With a key: bitwise what `forward` gives under that key. */
+  embed(batch: TokenBatch, dropoutKey?: DropoutKey): Promise<Tensor>
+  /** Keeps activations until `backward`; one forward may be outstanding. hidden (R, C) of `batch.rows`, cls (N, C), embeddings (N, D). */
+  forward(batch: TokenBatch, dropoutKey?: DropoutKey): Promise<{ hidden: Tensor; cls: Tensor; embeddings: Tensor }>
+  /** Accumulates gradients of the outstanding forward. */
+  backward(gradients: { dHidden?: Tensor; dCls?: Tensor; dEmbeddings?: Tensor }): Promise<void>
+  /** Drops the activations of a forward that will have no backward. */
+  discard(): Promise<void>
+  dispose(): void
+}
+
+/** loss: SUM over labelled tokens (divide by count for the mean); correct: argmax hits; count: labelled tokens. */
+export interface HeadResult {
+  loss: number
+  correct: number
+  count: number
+}
+
+export interface MlmHead {
+  readonly parameters: Parameters
+  /** hidden (R, C), labels (R). `scale` multiplies gradients: 1 / labelled tokens in the whole batch for the mean loss. */
+  step(hidden: Tensor, labels: Int32Array, scale: number): Promise<HeadResult & { dHidden: Tensor }>
+  dispose(): void
+}
+
+export interface EnhancedDecoder {
+  readonly parameters: Parameters
+  step(cls: Tensor, batch: DecoderBatch, dropoutKey: DropoutKey | undefined, scale: number): Promise<HeadResult & { dCls: Tensor }>
+  dispose(): void
+}
+
+export interface ContrastiveOptions {
+  /** > 0; BGE v1 0.01, v1.5 0.02 */
+  temperature: number
+  /** G: passages per query, the positive first. Default 1 */
+  groupSize?: number
+  /** 'batch': every passage of the batch is a candidate (default); 'group': only the query's own group */
+  candidates?: 'batch' | 'group'
+  /** Weight of the InfoNCE term. Default 1 */
+  infoNce?: number
+  /** Distillation towards `teacher` (recipe.md 3.2); weights 1:1 with InfoNCE for kl_div, alone for m3_kd_loss */
+  distillation?: 'kl_div' | 'm3_kd_loss'
+  /** (B*G) softmaxed teacher scores, row by row */
+  teacher?: Float32Array
+  /** Widths; each is truncated, normalised and scored; the losses are averaged */
+  matryoshka?: readonly number[]
+  /** (M) equal ids are the same text: such columns are masked. Omit to keep duplicates */
+  passageIds?: Int32Array
+  /** (B) equal ids are the same query: the other row's positive is masked */
+  queryIds?: Int32Array
+  /** CSR of further known positives of each query: offsets (B+1), passage ids ascending inside a row */
+  positiveOffsets?: Int32Array
+  positiveIds?: Int32Array
+}
+
+export interface ContrastiveResult {
+  /** mean over queries, weights included */
+  loss: number
+  /** share of queries whose positive scores highest among the unmasked candidates, 0..1 */
+  accuracy: number
+  /** candidates removed by identity */
+  masked: number
+  dQ: Tensor
+  dP: Tensor
+}
+
+export interface AdamW {
+  /** Number of updates made. Settable for resume. */
+  steps: number
+  /** Clips to maxNorm (0: no clipping), updates, zeroes gradients; returns the gradient norm before clipping. Non-finite: nothing changes. */
+  step(learningRate: number, maxNorm: number): Promise<number>
+  /** First (0) or second (1) moment of a parameter of the i-th module. */
+  readMoment(module: number, which: 0 | 1, name: string): Promise<Float32Array>
+  writeMoment(module: number, which: 0 | 1, name: string, values: Float32Array): Promise<void>
+  dispose(): void
+}
+
+export interface DeviceMemory {
+  /** bytes held by this device's tensors, parameters, gradients and workspace */
+  allocated: number
+  /** bytes of workspace held, and its high-water mark */
+  workspace: number
+  workspacePeak: number
+}
+
+export interface Device {
+  readonly kind: 'cpu' | 'cuda'
+  /** e.g. "cpu avx512, 2 threads" */
+  readonly description: string
+  memory(): DeviceMemory
+  synchronize(): Promise<void>
+  /** Frees everything made on this device. Work that is queued is finished first; later calls throw ERR_BGE_CLOSED. */
+  dispose(): void
+  tensor(values: Float32Array, rows: number, cols: number): Tensor
+  zeros(rows: number, cols: number): Tensor
+  encoder(config: EncoderConfig): Encoder
+  mlmHead(encoder: Encoder): MlmHead
+  enhancedDecoder(encoder: Encoder, head: MlmHead): EnhancedDecoder
+  adamW(modules: readonly (Encoder | MlmHead | EnhancedDecoder)[], options?: AdamWOptions): AdamW
+  /** q (B, D), p (B*G, D), rows L2-normalised. `gradients: false` gives the loss alone. */
+  contrastive(q: Tensor, p: Tensor, options: ContrastiveOptions): Promise<ContrastiveResult>
+  /** Exact inner-product top-k; indices into p plus firstIndex; ties by smaller index; `into` merges with an earlier result. Empty slots: -1. */
+  topK(q: Tensor, p: Tensor, k: number, options?: { firstIndex?: number; into?: TopK }): Promise<TopK>
+  /** Side door for op specs and microbenchmarks only. */
+  op(name: string, inputs: Record<string, Float32Array | Int32Array | Uint32Array | BigUint64Array>, attributes: Record<string, number>): Promise<Record<string, Float32Array | Int32Array>>
+}
+
+export interface AdamWOptions {
+  beta1?: number
+  beta2?: number
+  epsilon?: number
+  weightDecay?: number
+}
+
+export interface TopK {
+  /** (B*k) */
+  indices: Int32Array
+  /** (B*k) descending */
+  scores: Float32Array
+}
+
+export interface DeviceOptions {
+  /** 'auto' may choose cpu; an explicit 'cuda' never falls back; 'cpu' never looks for CUDA. Default 'auto' */
+  device?: string
+  /** CPU worker threads. Default: what affinity and cgroup limits allow */
+  threads?: number
+}
+
+interface Addon {
+  configure(errorClass: unknown): void
+  openDevice(options: { threads?: number; isa?: string }): Device
+}
+
+let addon: Addon | undefined
+
+/** Loads the native addon once: this checkout's build first, then the prebuilt binary of the package. */
+function loadAddon(): Addon {
+  if (addon) return addon
+  const napi = Number(process.versions.napi)
+  if (!(napi >= 8)) {
+    // A binary built for a newer Node-API crashes instead of throwing, so this is asked before the file is opened.
+    throw new BgeError('ERR_BGE_NO_BINARY', `Node-API 8 is needed (Node 20.19 or newer), but this is Node ${process.version} with Node-API ${napi}`)
+  }
+  const root = fileURLToPath(new URL('..', import.meta.url))
+  const require = createRequire(import.meta.url)
+  const libc = process.platform !== 'linux' ? '' : existsSync('/etc/alpine-release') ? '.musl' : '.glibc'
+  const tried: string[] = []
+  for (const file of [join(root, 'build/Release/bge.node'), join(root, `prebuilds/${process.platform}-${process.arch}/bge-forge${libc}.node`)]) {
+    if (!existsSync(file)) {
+      tried.push(`${file}: not there`)
+      continue
+    }
+    try {
+      addon = require(file) as Addon
+      addon.configure(BgeError)
+      return addon
+    } catch (error) {
+      tried.push(`${file}: ${error instanceof Error ? error.message : String(error)}`)
+    }
+  }
+  throw new BgeError(
+    'ERR_BGE_NO_BINARY',
+    `the native addon for ${process.platform}-${process.arch} did not load; run \`npm rebuild bge-forge\` ` +
+      `(npm 12: \`npm approve-scripts bge-forge\` first; pnpm: \`pnpm approve-builds\`). Tried ${tried.join('; ')}`,
+    { details: { tried } },
+  )
+}
+
+/**
+ * Opens a device. Its kernels run on its own thread(s), never on the event loop; calls are executed in the order they were made.
+ * `BGE_ISA=base|avx2|avx512` forces an instruction set (tests).
+ * @throws ERR_BGE_DEVICE_UNAVAILABLE for a device that is not there (an explicit 'cuda' never falls back), ERR_BGE_NO_BINARY
+ */
+export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
+  const kind = options.device ?? 'auto'
+  if (kind !== 'auto' && kind !== 'cpu' && !/^cuda(:\d+)?$/.test(kind)) {
+    throw new BgeError('ERR_BGE_ARGUMENT', `device must be 'auto', 'cpu', 'cuda' or 'cuda:N', but was "${kind}"`)
+  }
+  if (kind.startsWith('cuda')) {
+    throw new BgeError('ERR_BGE_DEVICE_UNAVAILABLE', `device "${kind}" was asked for, but this version of bge-forge has no CUDA library yet; use 'cpu' or 'auto'`)
+  }
+  const native = loadAddon()
+  return native.openDevice({
+    ...(options.threads === undefined ? {} : { threads: options.threads }),
+    ...(process.env['BGE_ISA'] ? { isa: process.env['BGE_ISA'] } : {}),
+  })
+}

@@ -1,0 +1,156 @@
+import { chooseGroup, type PairData, readPairs, softmax } from '../data/pairs.js'
+import { random } from '../data/random.js'
+import { tokenCache } from '../data/tokens.js'
+import { BgeError } from '../errors.js'
+import type { BgeModel } from '../model/model.js'
+import type { ContrastiveOptions } from '../native.js'
+import type { TrainConfig } from './config.js'
+import { gradCache, type TokenizedGroup } from './gradcache.js'
+import { byWidth, checkLength, COMMON, type Stage, type StageContext, type StageRun } from './stage.js'
+
+/** B queries, B*G passages (the positive of each query first), and what names their texts. */
+export interface ContrastiveBatch {
+  readonly queries: TokenizedGroup
+  readonly passages: TokenizedGroup
+  readonly ids: Pick<ContrastiveOptions, 'passageIds' | 'queryIds' | 'positiveOffsets' | 'positiveIds'>
+  readonly teacher?: Float32Array
+}
+
+/**
+ * Stage 2, contrastive:  -log e^{<q,p>/t} / sum_{p' in batch} e^{<q,p'>/t}  (C-Pack section 3.2), in-batch negatives only.
+ * Rows `{"query","pos":[...]}`. Metrics: loss, accuracy, masked (candidates removed because they are a positive by identity).
+ */
+export const contrastive: Stage<ContrastiveBatch> = {
+  name: 'contrastive',
+  defaults: {
+    ...COMMON,
+    epochs: 1, // BGE-M3's; not recorded for BGE (recipe.md 3.1)
+    batchSize: 256, // BGE: 19,200 (3.1); 256 is the smallest of the paper's Table 4
+    weightDecay: 0, // TrainingArguments (3.5)
+    queryMaxLength: 128, // 3.1
+    passageMaxLength: 128, // 3.1
+  },
+  learningRate: byWidth(3e-5, 2e-5, 1e-5), // 3.1
+  open: openPairs,
+}
+
+/** Stage 3, task-specific fine-tuning: the same loss; what changes is the data: an instruction before each query, mined negatives in each group. */
+export const finetune: Stage<ContrastiveBatch> = {
+  name: 'finetune',
+  defaults: {
+    ...COMMON,
+    epochs: 5, // recipe.md 3.1
+    batchSize: 64, // not recorded for BGE
+    groupSize: 2, // 1 positive + 1 hard negative (3.1)
+    weightDecay: 0, // TrainingArguments (3.5)
+    queryMaxLength: 64, // FlagEmbedding's example (3.4)
+    passageMaxLength: 256, // FlagEmbedding's example (3.4)
+    instruction: '为这个句子生成表示以用于检索相关文章：', // 1.4
+  },
+  learningRate: byWidth(3e-5, 2e-5, 1e-5), // 3.4
+  open: openPairs,
+}
+
+async function openPairs({ model, files, config }: StageContext): Promise<StageRun<ContrastiveBatch>> {
+  checkObjective(model, config)
+  const { encoder, device, tokenizer } = model
+  const data = await readPairs(files, { groupSize: config.groupSize, scores: config.distillation !== 'none' })
+  const queryText = (row: number): string => {
+    const { query, prompt } = data.rows[row]!
+    return (prompt ?? config.instruction) + data.queries[query]!
+  }
+  const queryTokens = tokenCache(tokenizer, queryText, config.queryMaxLength)
+  const passageTokens = tokenCache(tokenizer, (i) => data.passages[i]!, config.passageMaxLength)
+
+  return {
+    modules: { encoder },
+    sources: config.sameSource ? data.sources : [{ name: 'the data', start: 0, end: data.rows.length }],
+    truncation: () => ({
+      texts: queryTokens.stats.texts + passageTokens.stats.texts,
+      truncated: queryTokens.stats.truncated + passageTokens.stats.truncated,
+    }),
+
+    async prepare(rows, epoch, signal) {
+      const { passageIds, teacher, ...ids } = chooseBatch(data, rows, epoch, config)
+      const queries = await queryTokens.get(rows, signal)
+      const passages = await passageTokens.get(passageIds, signal)
+      return { queries, passages, ids: config.duplicates === 'mask' ? { passageIds, ...ids } : {}, ...(teacher && { teacher }) }
+    },
+
+    async step(batch, key, signal) {
+      const { loss, accuracy, masked } = await gradCache(
+        encoder,
+        device,
+        [batch.queries, batch.passages],
+        async ([Q, P]) => {
+          const { dQ, dP, ...result } = await device.contrastive(Q!, P!, { ...objective(config), ...batch.ids, ...(batch.teacher && { teacher: batch.teacher }) })
+          return { ...result, gradients: [dQ, dP] }
+        },
+        { microBatchTokens: config.microBatchTokens, key, ...(signal && { signal }) },
+      )
+      const tokens = [...batch.queries, ...batch.passages].reduce((sum, sequence) => sum + sequence.length, 0)
+      return { loss, tokens, accuracy, masked }
+    },
+
+    save: (directory) => model.save(directory),
+  }
+}
+
+/** The passages of each row for this epoch, and their identities: a pure function of (seed, epoch, row). */
+export function chooseBatch(
+  data: PairData,
+  rows: Int32Array,
+  epoch: number,
+  config: Pick<TrainConfig, 'groupSize' | 'seed' | 'distillation'>,
+): { passageIds: Int32Array; queryIds: Int32Array; positiveOffsets: Int32Array; positiveIds: Int32Array; teacher?: Float32Array } {
+  const passageIds: number[] = [] // (B*G)
+  const teacher: number[] = [] // (B*G)
+  const positiveOffsets = [0]
+  const positiveIds: number[] = []
+  for (const index of rows) {
+    const row = data.rows[index]!
+    const { positive, negatives } = chooseGroup(row, config.groupSize, random(config.seed, 'group', epoch, index))
+    passageIds.push(row.pos[positive]!, ...negatives.map((n) => row.neg[n]!))
+    if (config.distillation !== 'none') teacher.push(...softmax([row.posScores![positive]!, ...negatives.map((n) => row.negScores![n]!)]))
+    positiveIds.push(...data.positives(row.query))
+    positiveOffsets.push(positiveIds.length)
+  }
+  return {
+    passageIds: Int32Array.from(passageIds),
+    queryIds: Int32Array.from(rows, (index) => data.rows[index]!.query),
+    positiveOffsets: Int32Array.from(positiveOffsets),
+    positiveIds: Int32Array.from(positiveIds),
+    ...(teacher.length > 0 && { teacher: Float32Array.from(teacher) }),
+  }
+}
+
+function objective(config: TrainConfig): ContrastiveOptions {
+  const { temperature, groupSize, candidates, distillation, matryoshka } = config
+  return {
+    temperature,
+    groupSize,
+    candidates,
+    ...(distillation !== 'none' && { distillation, infoNce: distillation === 'kl_div' ? 1 : 0 }),
+    ...(matryoshka.length > 0 && { matryoshka }),
+  }
+}
+
+function checkObjective(model: BgeModel, config: TrainConfig): void {
+  checkLength(model, 'queryMaxLength', config.queryMaxLength)
+  checkLength(model, 'passageMaxLength', config.passageMaxLength)
+  const width = model.encoder.config.hidden
+  const tooWide = config.matryoshka.find((dims) => dims > width)
+  if (tooWide !== undefined) {
+    throw new BgeError('ERR_BGE_CONFIG', `matryoshka must hold widths of at most ${width}, the model's, but was ${tooWide}`, { details: { key: 'matryoshka' } })
+  }
+  if (!model.encoder.config.normalize) {
+    throw new BgeError('ERR_BGE_MODEL_FORMAT', 'contrastive training needs a model that normalises its embeddings, but modules.json has no Normalize module')
+  }
+  const perQuery = config.candidates === 'group' ? config.groupSize : config.groupSize * config.batchSize
+  if (perQuery === 1) {
+    throw new BgeError('ERR_BGE_NOTHING_TO_LEARN', `1 candidate per query: nothing to learn; raise ${config.candidates === 'group' ? 'groupSize' : 'batchSize or groupSize'}`)
+  }
+  if (config.distillation !== 'none' && config.groupSize === 1) {
+    throw new BgeError('ERR_BGE_NOTHING_TO_LEARN', '1 candidate per query: nothing to learn from teacher scores; raise groupSize')
+  }
+}

@@ -1,0 +1,122 @@
+// One ordered worker thread per device. JavaScript enqueues, the worker computes, results return through one thread-safe function.
+// Lifetime rules (each one was a crash somewhere): nothing static; a job keeps its device alive; native objects are destroyed on the worker
+// (or inline once it has ended); at environment teardown the worker is joined before the thread-safe function is aborted.
+#pragma once
+#include <napi.h>
+
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "../core/backend.h"
+
+namespace bge {
+
+struct SlotBase {
+  virtual ~SlotBase() = default;
+  virtual void close() = 0;
+};
+
+// A native object that lives and dies on the device thread. A failure of its construction is rethrown at first use.
+template <class T>
+struct Slot final : SlotBase {
+  std::unique_ptr<T> value;
+  std::exception_ptr failure;
+  void close() override { value.reset(); }
+  T& get() {
+    if (failure) std::rethrow_exception(failure);
+    if (!value) throw Error("ERR_BGE_CLOSED", "the object was used after it or its device was disposed");
+    return *value;
+  }
+};
+template <class T>
+using SlotPtr = std::shared_ptr<Slot<T>>;
+
+class DeviceCore : public std::enable_shared_from_this<DeviceCore> {
+ public:
+  static std::shared_ptr<DeviceCore> create(Napi::Env env, std::unique_ptr<Backend> backend);
+  ~DeviceCore();
+
+  const std::string kind, description;
+  bool closed = false;  // JavaScript thread only
+
+  // Runs on the worker, in order; inline when the worker has ended. Never throws into the worker.
+  void post(std::function<void()> job);
+
+  // work(Backend&) -> R on the worker, then finish(env, R&) -> Napi::Value on the JavaScript thread.
+  template <class Work, class Finish>
+  Napi::Promise run(Napi::Env env, Work work, Finish finish) {
+    using R = decltype(work(std::declval<Backend&>()));
+    auto result = std::make_shared<std::optional<R>>();
+    return enqueue(
+        env, [result, work = std::move(work)](Backend& b) mutable { result->emplace(work(b)); },
+        [result, finish = std::move(finish)](Napi::Env e) mutable -> Napi::Value { return finish(e, **result); });
+  }
+
+  // make(Backend&) -> std::unique_ptr<T>, called on the worker before any job that is enqueued later.
+  template <class T, class Make>
+  SlotPtr<T> slot(Make make) {
+    auto self = shared_from_this();
+    SlotPtr<T> s(new Slot<T>, [self](Slot<T>* p) { self->post([p] { delete p; }); });
+    std::weak_ptr<Slot<T>> weak = s;
+    {
+      std::lock_guard<std::mutex> lock(slotsMutex_);
+      slots_.push_back(weak);
+      if (slots_.size() > 2 * liveSlots_ + 64) sweep();
+    }
+    auto raw = s.get();  // alive: the deleter runs behind this job in the same queue
+    post([raw, this, make = std::move(make)] {
+      try {
+        if (!queue_->backend) throw Error("ERR_BGE_CLOSED", "the device was used after it was disposed");
+        raw->value = make(*queue_->backend);
+      } catch (...) {
+        raw->failure = std::current_exception();
+      }
+    });
+    return s;
+  }
+
+  void dispose();        // finish what is queued, destroy every slot and the backend, end the worker; does not wait
+  void teardown();       // environment is going away: drop what is queued, end the worker, wait
+  size_t bytesAllocated, workspace = 0, workspacePeak = 0;  // refreshed after every job, read on the JavaScript thread
+
+ private:
+  struct Job {
+    Napi::Promise::Deferred deferred;
+    std::function<void(Backend&)> work;
+    std::function<Napi::Value(Napi::Env)> finish;
+    std::exception_ptr error;
+    std::shared_ptr<DeviceCore> core;
+    size_t bytes = 0, workspace = 0, peak = 0;
+  };
+  struct Queue {
+    std::mutex mutex;
+    std::condition_variable wake;
+    std::deque<std::function<void()>> jobs;
+    bool stop = false, ended = false, teardown = false, released = false;
+    std::unique_ptr<Backend> backend;
+  };
+
+  DeviceCore(std::unique_ptr<Backend> backend);
+  Napi::Promise enqueue(Napi::Env env, std::function<void(Backend&)> work, std::function<Napi::Value(Napi::Env)> finish);
+  static void complete(Napi::Env env, Job* job);
+  void sweep();
+  void closeSlots();
+  void stop();
+
+  std::shared_ptr<Queue> queue_;
+  std::thread worker_;
+  Napi::ThreadSafeFunction results_;
+  int64_t pending_ = 0;  // JavaScript thread only
+  std::mutex slotsMutex_;
+  std::vector<std::weak_ptr<SlotBase>> slots_;
+  size_t liveSlots_ = 0;
+};
+
+}  // namespace bge

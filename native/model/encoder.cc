@@ -1,0 +1,254 @@
+#include "encoder.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "layer.h"
+
+namespace bge {
+
+namespace {
+
+const ModelConfig& checked(const ModelConfig& c) {
+  if (c.layers < 1 || c.hidden < 1 || c.heads < 1 || c.intermediate < 1 || c.vocab < 1 || c.maxPositions < 1 || c.typeVocab < 1)
+    throw Error("ERR_BGE_ARGUMENT",
+                "layers, hidden, heads, intermediate, vocab, maxPositions and typeVocab must be at least 1, but were " +
+                    std::to_string(c.layers) + ", " + std::to_string(c.hidden) + ", " + std::to_string(c.heads) + ", " +
+                    std::to_string(c.intermediate) + ", " + std::to_string(c.vocab) + ", " + std::to_string(c.maxPositions) + " and " +
+                    std::to_string(c.typeVocab));
+  if (c.hidden % c.heads != 0)
+    throw Error("ERR_BGE_ARGUMENT", "hidden (" + std::to_string(c.hidden) + ") must be a multiple of heads (" + std::to_string(c.heads) + ")");
+  return c;
+}
+
+void checkShape(const char* name, Matrix m, int64_t rows, int64_t cols) {
+  if (m.data && (m.rows != rows || m.cols != cols))
+    throw Error("ERR_BGE_SHAPE", std::string(name) + " must be (" + std::to_string(rows) + ", " + std::to_string(cols) + "), but was (" +
+                                     std::to_string(m.rows) + ", " + std::to_string(m.cols) + ")");
+}
+
+// The first token of every sequence.
+std::vector<int32_t> clsRows(const TokenBatch& batch) { return {batch.offsets.begin(), batch.offsets.end() - 1}; }
+
+// Where each of `wanted` stands in `rows`; both ascending.
+std::vector<int32_t> indicesIn(const std::vector<int32_t>& rows, const std::vector<int32_t>& wanted) {
+  std::vector<int32_t> at;
+  at.reserve(wanted.size());
+  for (const int32_t w : wanted) at.push_back(static_cast<int32_t>(std::lower_bound(rows.begin(), rows.end(), w) - rows.begin()));
+  return at;
+}
+
+}  // namespace
+
+// The layers, and what a forward() leaves for its backward(). The activations have an arena of their own: embed(), the heads and the
+// losses use the workspace meanwhile, and several encoders on one device may each have a forward outstanding.
+struct Encoder::Saved {
+  const ModelConfig& config;
+  Backend& backend;
+  EmbeddingLayer embeddings;
+  std::vector<TransformerLayer> layers;
+
+  Arena arena;
+  bool outstanding = false;
+  bool hasHidden = false, hasCls = false, hasEmbeddings = false;
+  TokenBatch host;
+  DropoutPlan dropout;
+  std::optional<DeviceBatch> batch;
+  std::optional<RowSelection> selected;  // the last layer's rows; absent: all
+  float *mean = nullptr, *rstd = nullptr;  // (T) of the embedding LayerNorm
+  std::vector<LayerActivations> activations;
+  std::vector<int32_t> hiddenAt, clsAt;                                     // rows of the last layer's output
+  const int32_t *hiddenAtDevice = nullptr, *clsAtDevice = nullptr;
+  Matrix pooled;  // (N, C) before the normalisation
+  float* norm = nullptr;
+
+  Saved(Encoder& e)
+      : config(e.config),
+        backend(e.backend_),
+        embeddings(e.parameters, e.config),
+        arena([&b = e.backend_](size_t n) { return b.allocate(n); }, [&b = e.backend_](void* p) { b.release(p); }),
+        dropout(e.config, std::nullopt) {
+    for (int32_t l = 0; l < config.layers; ++l) layers.emplace_back(e.parameters, "encoder.layer." + std::to_string(l) + ".", config);
+  }
+
+  Matrix matrix(Arena& a, int64_t rows, int64_t cols) const { return {a.take<float>(rows * cols), rows, cols}; }
+  LayerCall call(const DeviceBatch& b, const RowSelection* pruned, const DropoutPlan& plan, int32_t l) const {
+    return {pruned ? pruned->packed : b.packed, b.packed, pruned ? pruned->rows : b.all, nullptr, plan, static_cast<uint32_t>(l)};
+  }
+  Matrix run(Arena& a, const DeviceBatch& b, const RowSelection* rows, const DropoutPlan& plan, bool keep);
+  void pool(Matrix out, Matrix pooled, float* norm, Matrix last, const DeviceBatch& b, const int32_t* clsAt) const;
+  void free();
+};
+
+// Embeddings and all layers: the last hidden states (T, C), or of `rows` only, (R, C).
+Matrix Encoder::Saved::run(Arena& a, const DeviceBatch& b, const RowSelection* rows, const DropoutPlan& plan, bool keep) {
+  const int64_t T = b.all.count, C = config.hidden;
+  Matrix x = matrix(a, T, C);
+  if (keep) {
+    mean = a.take<float>(T);
+    rstd = a.take<float>(T);
+  }
+  embeddings.forward(x, keep ? mean : nullptr, keep ? rstd : nullptr, embeddings.wordTable(), b.ids, b.all,
+                     plan.at(kEmbeddingLayer, kEmbeddingSite));
+  for (int32_t l = 0; l < config.layers; ++l) {
+    const RowSelection* pruned = l + 1 == config.layers ? rows : nullptr;
+    const int64_t R = pruned ? pruned->count() : T;
+    Matrix queries = x, out = x;  // in inference a layer writes its output over its input
+    if (pruned) {
+      queries = matrix(a, R, C);
+      backend.gatherRows(queries, x, pruned->index, R);
+    }
+    if (pruned || keep) out = matrix(a, R, C);
+    const Arena::Mark unused = a.mark();
+    LayerActivations layer = keep ? LayerActivations::kept(a, config, R, T, !pruned) : LayerActivations::scratch(a, config, R, T, !pruned);
+    layer.queryInput = queries;
+    layer.keyInput = x;
+    layers[l].forward(out, layer, call(b, pruned, plan, l));
+    if (keep) activations.push_back(layer);
+    else a.reset(unused);
+    x = out;
+  }
+  return x;
+}
+
+// out (N, C): the embeddings of `last`; pooled (N, C) and norm (N) are what the normalisation's backward needs.
+void Encoder::Saved::pool(Matrix out, Matrix pooled, float* norm, Matrix last, const DeviceBatch& b, const int32_t* clsAt) const {
+  const Matrix to = config.normalize ? pooled : out;
+  if (config.pooling == Pooling::mean) backend.meanPool(to, last, b.packed);
+  else backend.gatherRows(to, last, clsAt, b.packed.count);
+  if (config.normalize) backend.normalize(out, norm, pooled);
+}
+
+void Encoder::Saved::free() {
+  outstanding = false;
+  batch.reset();
+  selected.reset();
+  activations.clear();
+  arena.reset({0, 0});
+}
+
+Encoder::Encoder(Backend& backend, const ModelConfig& c)
+    : config(checked(c)), parameters(backend, encoderParameters(config)), backend_(backend) {
+  saved_ = std::make_unique<Saved>(*this);
+}
+
+Encoder::~Encoder() = default;
+
+void Encoder::embed(Matrix out, const TokenBatch& host, const std::optional<DropoutKey>& key) {
+  checkBatch(host, config);
+  const int64_t N = host.sequences();
+  checkShape("embeddings", out, N, config.hidden);
+  Arena& arena = backend_.workspace();
+  Arena::Scope scope(arena);
+  const DeviceBatch batch(backend_, host);
+  std::optional<RowSelection> selected;
+  const int32_t* clsAt = nullptr;
+  if (config.pooling == Pooling::cls) {
+    const std::vector<int32_t> cls = clsRows(host);
+    selected.emplace(backend_, arena, host, batch.all, cls);
+    clsAt = uploadTo(backend_, arena, indicesIn(cls, cls));
+  }
+  const Matrix last = saved_->run(arena, batch, selected ? &*selected : nullptr, DropoutPlan(config, key), false);
+  saved_->pool(out, saved_->matrix(arena, N, config.hidden), arena.take<float>(N), last, batch, clsAt);
+}
+
+void Encoder::forward(Matrix hidden, Matrix cls, Matrix embeddings, const TokenBatch& host, const std::optional<DropoutKey>& key) {
+  Saved& s = *saved_;
+  if (s.outstanding) throw Error("ERR_BGE_ARGUMENT", "a forward is outstanding: call backward or discard before the next forward");
+  checkBatch(host, config);
+  const int64_t N = host.sequences(), R = static_cast<int64_t>(host.rows.size()), C = config.hidden;
+  checkShape("hidden", hidden, R, C);
+  checkShape("cls", cls, N, C);
+  checkShape("embeddings", embeddings, N, C);
+  s.hasHidden = hidden.data && R > 0;
+  s.hasCls = cls.data;
+  s.hasEmbeddings = embeddings.data;
+  if (!s.hasHidden && !s.hasCls && !s.hasEmbeddings)
+    throw Error("ERR_BGE_ARGUMENT", "forward must be asked for hidden (with rows), cls or embeddings, but none is wanted");
+
+  s.outstanding = true;
+  try {
+    s.host = host;
+    s.dropout = DropoutPlan(config, key);
+    s.batch.emplace(backend_, s.arena, s.host);
+    const bool mean = config.pooling == Pooling::mean;
+    const std::vector<int32_t> none, firsts = clsRows(host);
+    std::vector<int32_t> every;  // the last layer's rows, if not all
+    if (s.hasEmbeddings && mean) {
+      s.hiddenAt = host.rows;
+      s.clsAt = firsts;
+    } else {
+      const auto& a = s.hasHidden ? host.rows : none;
+      const auto& b = s.hasCls || s.hasEmbeddings ? firsts : none;
+      std::set_union(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(every));
+      s.hiddenAt = indicesIn(every, a);
+      s.clsAt = indicesIn(every, b);
+      s.selected.emplace(backend_, s.arena, s.host, s.batch->all, std::move(every));
+    }
+    s.hiddenAtDevice = uploadTo(backend_, s.arena, s.hiddenAt);
+    s.clsAtDevice = uploadTo(backend_, s.arena, s.clsAt);
+
+    const Matrix last = s.run(s.arena, *s.batch, s.selected ? &*s.selected : nullptr, s.dropout, true);
+    if (s.hasHidden) backend_.gatherRows(hidden, last, s.hiddenAtDevice, R);
+    if (s.hasCls) backend_.gatherRows(cls, last, s.clsAtDevice, N);
+    if (s.hasEmbeddings) {
+      s.pooled = s.matrix(s.arena, N, C);
+      s.norm = s.arena.take<float>(N);
+      s.pool(embeddings, s.pooled, s.norm, last, *s.batch, s.clsAtDevice);
+    }
+  } catch (...) {
+    s.free();
+    throw;
+  }
+}
+
+void Encoder::backward(Matrix dHidden, Matrix dCls, Matrix dEmbeddings) {
+  Saved& s = *saved_;
+  if (!s.outstanding) throw Error("ERR_BGE_ARGUMENT", "backward needs an outstanding forward, but there is none");
+  const int64_t N = s.host.sequences(), R = static_cast<int64_t>(s.host.rows.size()), C = config.hidden, T = s.host.tokens();
+  checkShape("dHidden", dHidden, R, C);
+  checkShape("dCls", dCls, N, C);
+  checkShape("dEmbeddings", dEmbeddings, N, C);
+  if (R == 0) dHidden.data = nullptr;
+  if ((dHidden.data && !s.hasHidden) || (dCls.data && !s.hasCls) || (dEmbeddings.data && !s.hasEmbeddings))
+    throw Error("ERR_BGE_ARGUMENT", "backward was given a gradient of an output that the forward was not asked for");
+  struct Free {
+    Saved& saved;
+    ~Free() { saved.free(); }
+  } freeOnLeaving{s};
+
+  Backend& b = backend_;
+  Arena& arena = b.workspace();
+  Arena::Scope scope(arena);
+  Matrix d = s.matrix(arena, s.selected ? s.selected->count() : T, C);  // gradient of the last layer's output, then of each layer's input
+  b.zero(d.data, static_cast<size_t>(d.rows * C) * sizeof(float));
+  if (dEmbeddings.data) {
+    Matrix dPooled = dEmbeddings;
+    if (config.normalize) {
+      const Matrix normalized = s.matrix(arena, N, C);
+      dPooled = s.matrix(arena, N, C);
+      b.normalize(normalized, s.norm, s.pooled);
+      b.normalizeBackward(dPooled, dEmbeddings, normalized, s.norm);
+    }
+    if (config.pooling == Pooling::mean) b.meanPoolBackward(d, dPooled, s.batch->packed);
+    else b.scatterRows(d, s.clsAtDevice, N, dPooled, true);
+  }
+  if (dCls.data) b.scatterRows(d, s.clsAtDevice, N, dCls, true);
+  if (dHidden.data) b.scatterRows(d, s.hiddenAtDevice, R, dHidden, true);
+
+  for (int32_t l = config.layers - 1; l >= 0; --l) {
+    const RowSelection* pruned = l + 1 == config.layers && s.selected ? &*s.selected : nullptr;
+    const Matrix dKeys = pruned ? s.matrix(arena, T, C) : Matrix();
+    s.layers[l].backward(d, dKeys, s.activations[l], s.call(*s.batch, pruned, s.dropout, l));
+    if (pruned) {
+      b.scatterRows(dKeys, pruned->index, pruned->count(), d, true);
+      d = dKeys;
+    }
+  }
+  s.embeddings.backward(s.embeddings.wordGradient(), d, s.mean, s.rstd, s.embeddings.wordTable(), config.vocab, s.batch->ids, kPaddingId,
+                        s.batch->all, s.dropout.at(kEmbeddingLayer, kEmbeddingSite));
+}
+
+void Encoder::discard() { saved_->free(); }
+
+}  // namespace bge

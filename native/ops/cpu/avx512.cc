@@ -1,0 +1,20 @@
+// AVX-512 F, BW, DQ, VL: vectors of sixteen floats. Compiled with its own flags (binding.gyp); see vector.h for what may be included here.
+#define BGE_ISA avx512
+#include "vector.h"
+
+#include "matmul.inl"
+
+#include "attention.inl"
+
+#include "rows.inl"
+
+namespace bge {
+
+const Kernels kernels_avx512 = {
+    "avx512", avx512::kTileRows, avx512::kPanel, avx512::kBlockBytes,
+    avx512::packPanels, avx512::packTransposedRows, avx512::gemm,
+    avx512::attentionScratch, avx512::attention, avx512::attentionBackward,
+    avx512::rowKernels,
+};
+
+}  // namespace bge

@@ -1,0 +1,20 @@
+// Any CPU: vectors of four floats (SSE2, NEON). Compiled with its own flags (binding.gyp); see vector.h for what may be included here.
+#define BGE_ISA base
+#include "vector.h"
+
+#include "matmul.inl"
+
+#include "attention.inl"
+
+#include "rows.inl"
+
+namespace bge {
+
+const Kernels kernels_base = {
+    "base", base::kTileRows, base::kPanel, base::kBlockBytes,
+    base::packPanels, base::packTransposedRows, base::gemm,
+    base::attentionScratch, base::attention, base::attentionBackward,
+    base::rowKernels,
+};
+
+}  // namespace bge

@@ -1,0 +1,4 @@
+#pragma once
+namespace bge {
+struct RowKernels {};
+}  // namespace bge
