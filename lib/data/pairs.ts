@@ -1,6 +1,6 @@
 import { emptyFile, fieldError, pairRow, readJsonl } from './jsonl.js'
 import type { Source } from './plan.js'
-import type { Random } from './random.js'
+import { random, type Random } from './random.js'
 
 /** A row whose texts are numbered: equal strings have equal numbers in the whole data set. */
 export interface PairExample {
@@ -77,6 +77,47 @@ export function chooseGroup(row: PairExample, groupSize: number, draw: Random): 
   const copies = Math.ceil(wanted / row.neg.length)
   const pool = Array.from({ length: copies * row.neg.length }, (_, i) => i % row.neg.length)
   return { positive, negatives: draw.sample(pool, wanted) }
+}
+
+/** The passages of some rows and the identities of all texts, as the contrastive loss wants them. */
+export interface ChosenBatch {
+  /** (B*G) the positive of each query first */
+  readonly passageIds: Int32Array
+  /** (B) */
+  readonly queryIds: Int32Array
+  /** (B+1), and passage numbers ascending inside a row: everything listed as a positive of the query */
+  readonly positiveOffsets: Int32Array
+  readonly positiveIds: Int32Array
+  /** (B*G) softmax of the teacher scores of each group; only with `distillation` */
+  readonly teacher?: Float32Array
+}
+
+/** Chooses the group of each row for one epoch: a pure function of (seed, epoch, row). */
+export function chooseBatch(
+  data: PairData,
+  rows: Int32Array,
+  options: { groupSize: number; distillation: string; seed: number; epoch: number },
+): ChosenBatch {
+  const { groupSize, distillation, seed, epoch } = options
+  const passageIds: number[] = []
+  const teacher: number[] = []
+  const positiveOffsets = [0]
+  const positiveIds: number[] = []
+  for (const index of rows) {
+    const row = data.rows[index]!
+    const { positive, negatives } = chooseGroup(row, groupSize, random(seed, 'group', epoch, index))
+    passageIds.push(row.pos[positive]!, ...negatives.map((n) => row.neg[n]!))
+    if (distillation !== 'none') teacher.push(...softmax([row.posScores![positive]!, ...negatives.map((n) => row.negScores![n]!)]))
+    positiveIds.push(...data.positives(row.query))
+    positiveOffsets.push(positiveIds.length)
+  }
+  return {
+    passageIds: Int32Array.from(passageIds),
+    queryIds: Int32Array.from(rows, (index) => data.rows[index]!.query),
+    positiveOffsets: Int32Array.from(positiveOffsets),
+    positiveIds: Int32Array.from(positiveIds),
+    ...(teacher.length > 0 && { teacher: Float32Array.from(teacher) }),
+  }
 }
 
 /** softmax of one group's teacher scores, in double precision */

@@ -1,15 +1,12 @@
 import { emptyFile, readJsonl, textRow } from './jsonl.js'
-import type { Source } from './plan.js'
 
 /** Rows `{"text"}` of several files, in order. Throws ERR_BGE_DATA `file:line: ...`. */
-export async function readTexts(files: readonly string[]): Promise<{ texts: string[]; sources: Source[] }> {
+export async function readTexts(files: readonly string[]): Promise<string[]> {
   const texts: string[] = []
-  const sources: Source[] = []
   for (const file of files) {
-    const start = texts.length
+    const before = texts.length
     for await (const row of readJsonl(file)) texts.push(textRow(row).text)
-    if (texts.length === start) throw emptyFile(file)
-    sources.push({ name: file, start, end: texts.length })
+    if (texts.length === before) throw emptyFile(file)
   }
-  return { texts, sources }
+  return texts
 }

@@ -73,7 +73,7 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKey, KeyRule>> = {
   maxLength: { expected: 'an integer of at least 3 (tokens, [CLS] and [SEP] included)', accepts: integer(3), stages: pretrain },
   encoderMaskRatio: { expected: 'a number between 0 and 1', accepts: number((v) => v > 0 && v < 1), stages: pretrain },
   decoderMaskRatio: { expected: 'a number between 0 and 1', accepts: number((v) => v > 0 && v < 1), stages: pretrain },
-  instruction: { expected: 'a string (put before every query; "" for none)', accepts: (v) => typeof v === 'string', stages: pairs },
+  instruction: { expected: 'a string (put before every query; "" for none, "zh" and "en" for BGE\'s)', accepts: (v) => typeof v === 'string', stages: pairs },
   dropout: { expected: "a number from 0 to below 1, or null for the model's own", accepts: (v) => v === null || number((p) => p >= 0 && p < 1)(v) },
   seed: { expected: 'an integer from 0 to 2^53 - 1', accepts: integer(0) },
   device: { expected: "a device: 'auto', 'cpu', 'cuda' or 'cuda:N'", accepts: (v) => typeof v === 'string' && /^(auto|cpu|cuda(:\d+)?)$/.test(v) },

@@ -1,7 +1,7 @@
-import { chooseGroup, type PairData, readPairs, softmax } from '../data/pairs.js'
-import { random } from '../data/random.js'
+import { chooseBatch, readPairs } from '../data/pairs.js'
 import { tokenCache } from '../data/tokens.js'
 import { BgeError } from '../errors.js'
+import { resolveInstruction } from '../model/instruction.js'
 import type { BgeModel } from '../model/model.js'
 import type { ContrastiveOptions } from '../native.js'
 import type { TrainConfig } from './config.js'
@@ -26,7 +26,7 @@ export const contrastive: Stage<ContrastiveBatch> = {
     ...COMMON,
     epochs: 1, // BGE-M3's; not recorded for BGE (recipe.md 3.1)
     batchSize: 256, // BGE: 19,200 (3.1); 256 is the smallest of the paper's Table 4
-    weightDecay: 0, // TrainingArguments (3.5)
+    weightDecay: 0, // TrainingArguments
     queryMaxLength: 128, // 3.1
     passageMaxLength: 128, // 3.1
   },
@@ -42,10 +42,10 @@ export const finetune: Stage<ContrastiveBatch> = {
     epochs: 5, // recipe.md 3.1
     batchSize: 64, // not recorded for BGE
     groupSize: 2, // 1 positive + 1 hard negative (3.1)
-    weightDecay: 0, // TrainingArguments (3.5)
+    weightDecay: 0, // TrainingArguments
     queryMaxLength: 64, // FlagEmbedding's example (3.4)
     passageMaxLength: 256, // FlagEmbedding's example (3.4)
-    instruction: '为这个句子生成表示以用于检索相关文章：', // 1.4
+    instruction: 'zh', // BGE's instruction for Chinese (1.4)
   },
   learningRate: byWidth(3e-5, 2e-5, 1e-5), // 3.4
   open: openPairs,
@@ -55,9 +55,10 @@ async function openPairs({ model, files, config }: StageContext): Promise<StageR
   checkObjective(model, config)
   const { encoder, device, tokenizer } = model
   const data = await readPairs(files, { groupSize: config.groupSize, scores: config.distillation !== 'none' })
+  const instruction = resolveInstruction(config.instruction)
   const queryText = (row: number): string => {
     const { query, prompt } = data.rows[row]!
-    return (prompt ?? config.instruction) + data.queries[query]!
+    return (prompt ?? instruction) + data.queries[query]!
   }
   const queryTokens = tokenCache(tokenizer, queryText, config.queryMaxLength)
   const passageTokens = tokenCache(tokenizer, (i) => data.passages[i]!, config.passageMaxLength)
@@ -71,7 +72,7 @@ async function openPairs({ model, files, config }: StageContext): Promise<StageR
     }),
 
     async prepare(rows, epoch, signal) {
-      const { passageIds, teacher, ...ids } = chooseBatch(data, rows, epoch, config)
+      const { passageIds, teacher, ...ids } = chooseBatch(data, rows, { ...config, epoch })
       const queries = await queryTokens.get(rows, signal)
       const passages = await passageTokens.get(passageIds, signal)
       return { queries, passages, ids: config.duplicates === 'mask' ? { passageIds, ...ids } : {}, ...(teacher && { teacher }) }
@@ -93,34 +94,6 @@ async function openPairs({ model, files, config }: StageContext): Promise<StageR
     },
 
     save: (directory) => model.save(directory),
-  }
-}
-
-/** The passages of each row for this epoch, and their identities: a pure function of (seed, epoch, row). */
-export function chooseBatch(
-  data: PairData,
-  rows: Int32Array,
-  epoch: number,
-  config: Pick<TrainConfig, 'groupSize' | 'seed' | 'distillation'>,
-): { passageIds: Int32Array; queryIds: Int32Array; positiveOffsets: Int32Array; positiveIds: Int32Array; teacher?: Float32Array } {
-  const passageIds: number[] = [] // (B*G)
-  const teacher: number[] = [] // (B*G)
-  const positiveOffsets = [0]
-  const positiveIds: number[] = []
-  for (const index of rows) {
-    const row = data.rows[index]!
-    const { positive, negatives } = chooseGroup(row, config.groupSize, random(config.seed, 'group', epoch, index))
-    passageIds.push(row.pos[positive]!, ...negatives.map((n) => row.neg[n]!))
-    if (config.distillation !== 'none') teacher.push(...softmax([row.posScores![positive]!, ...negatives.map((n) => row.negScores![n]!)]))
-    positiveIds.push(...data.positives(row.query))
-    positiveOffsets.push(positiveIds.length)
-  }
-  return {
-    passageIds: Int32Array.from(passageIds),
-    queryIds: Int32Array.from(rows, (index) => data.rows[index]!.query),
-    positiveOffsets: Int32Array.from(positiveOffsets),
-    positiveIds: Int32Array.from(positiveIds),
-    ...(teacher.length > 0 && { teacher: Float32Array.from(teacher) }),
   }
 }
 

@@ -1,5 +1,5 @@
 import { buildTokenBatch, packBatches } from '../data/batch.js'
-import type { Device, DropoutKey, Encoder, Tensor } from '../native.js'
+import type { Device, DropoutKey, Encoder, Tensor, TokenBatch } from '../native.js'
 
 /** Token ids of the sequences whose embeddings form one matrix, e.g. the queries of a batch. */
 export type TokenizedGroup = readonly Int32Array[]
@@ -17,7 +17,7 @@ export interface GradCacheOptions {
  * The exact gradient of a loss over embeddings of a whole batch, with the activations of only one micro-batch in memory
  * (Gao et al. 2021, arXiv 2101.06983). Pass 1 embeds everything, `loss` gives the gradient with respect to the embeddings, pass 2
  * repeats each micro-batch under the same dropout and sends its rows of that gradient back. The last micro-batch keeps its activations
- * from pass 1, so a batch that fits in one is run once.
+ * from pass 1, so a batch that fits in one is run once. After an error the gradients are incomplete and a forward may be outstanding.
  *
  * @param groups sequences of each matrix; all are numbered through, and the number is the dropout stream
  * @param loss gets one (n, D) tensor per group and returns their gradients in the same order, which are disposed here
@@ -32,55 +32,54 @@ export async function gradCache<R extends { gradients: readonly Tensor[] }>(
 ): Promise<R> {
   const { key, signal } = options
   const sequences = groups.flat()
-  const microBatches = packBatches(Int32Array.from(sequences, (ids) => ids.length), options.microBatchTokens).map((indices) => ({
-    indices: Int32Array.from(indices),
+  const lengths = Int32Array.from(sequences, (ids) => ids.length)
+  const microBatches = packBatches(lengths, options.microBatchTokens).map((indices) => ({
+    rows: Int32Array.from(indices),
     tokens: buildTokenBatch(sequences, indices, Uint32Array.from(indices)),
   }))
-  const last = microBatches.at(-1)!
+  const last = microBatches.pop()!
   const ranges = rangesOf(groups)
-  const scope = tensorScope()
+  const owned: Tensor[] = []
+  const own = (tensor: Tensor): Tensor => {
+    owned.push(tensor)
+    return tensor
+  }
+  const forward = async (tokens: TokenBatch, use?: (part: Tensor) => Promise<void>): Promise<void> => {
+    const { hidden, cls, embeddings } = await encoder.forward(tokens, key)
+    await use?.(embeddings)
+    for (const tensor of [hidden, cls, embeddings]) tensor.dispose()
+  }
+  const backward = async (gradients: Tensor, rows: Int32Array): Promise<void> => {
+    const dEmbeddings = await gradients.gatherRows(rows)
+    await encoder.backward({ dEmbeddings })
+    dEmbeddings.dispose()
+  }
   try {
-    const embeddings = scope.own(device.zeros(sequences.length, encoder.config.hidden)) // (n, D)
-    for (const micro of microBatches.slice(0, -1)) {
+    const E = own(device.zeros(sequences.length, encoder.config.hidden)) // (n, D)
+    for (const { tokens, rows } of microBatches) {
       signal?.throwIfAborted()
-      const part = await encoder.embed(micro.tokens, key)
-      await embeddings.scatterRows(micro.indices, part)
+      const part = await encoder.embed(tokens, key)
+      await E.scatterRows(rows, part)
       part.dispose()
     }
     signal?.throwIfAborted()
-    await forward(last.tokens, async (part) => embeddings.scatterRows(last.indices, part))
+    await forward(last.tokens, (part) => E.scatterRows(last.rows, part))
 
     const matrices: Tensor[] = []
-    for (const rows of ranges) matrices.push(scope.own(await embeddings.gatherRows(rows)))
+    for (const range of ranges) matrices.push(own(await E.gatherRows(range)))
     const result = await loss(matrices)
-    result.gradients.forEach(scope.own)
-    const dEmbeddings = scope.own(device.zeros(sequences.length, encoder.config.hidden)) // (n, D)
-    for (const [g, rows] of ranges.entries()) await dEmbeddings.scatterRows(rows, result.gradients[g]!)
+    const dE = own(device.zeros(sequences.length, encoder.config.hidden)) // (n, D)
+    for (const [g, gradient] of result.gradients.entries()) await dE.scatterRows(ranges[g]!, own(gradient))
 
-    await backward(last.indices)
-    for (const micro of microBatches.slice(0, -1)) {
+    await backward(dE, last.rows)
+    for (const { tokens, rows } of microBatches) {
       signal?.throwIfAborted()
-      await forward(micro.tokens)
-      await backward(micro.indices)
+      await forward(tokens)
+      await backward(dE, rows)
     }
     return result
-
-    async function backward(indices: Int32Array): Promise<void> {
-      const rows = await dEmbeddings.gatherRows(indices)
-      await encoder.backward({ dEmbeddings: rows })
-      rows.dispose()
-    }
-  } catch (error) {
-    await encoder.discard().catch(() => {})
-    throw error
   } finally {
-    scope.dispose()
-  }
-
-  async function forward(tokens: ReturnType<typeof buildTokenBatch>, use?: (embeddings: Tensor) => Promise<void>): Promise<void> {
-    const outputs = await encoder.forward(tokens, key)
-    await use?.(outputs.embeddings)
-    for (const tensor of Object.values(outputs)) tensor.dispose()
+    for (const tensor of owned) tensor.dispose()
   }
 }
 
@@ -92,17 +91,4 @@ function rangesOf(groups: readonly TokenizedGroup[]): Int32Array[] {
     start += group.length
     return rows
   })
-}
-
-function tensorScope(): { own: <T extends Tensor>(tensor: T) => T; dispose(): void } {
-  const owned: Tensor[] = []
-  return {
-    own: (tensor) => {
-      owned.push(tensor)
-      return tensor
-    },
-    dispose: () => {
-      for (const tensor of owned) tensor.dispose()
-    },
-  }
 }

@@ -3,6 +3,7 @@ import { readTexts } from '../data/texts.js'
 import { tokenCache } from '../data/tokens.js'
 import { BgeError } from '../errors.js'
 import { loadMlmHead } from '../model/model.js'
+import { initialiseParameters } from '../model/parameters.js'
 import { maskExample, packExamples, type RetroMaeBatch } from './collator.js'
 import { addTo, byWidth, checkLength, COMMON, type Stage } from './stage.js'
 
@@ -32,15 +33,15 @@ export const pretrain: Stage<PretrainBatch> = {
   async open({ model, files, config }) {
     checkLength(model, 'maxLength', config.maxLength)
     const { encoder, device, tokenizer } = model
-    const { texts, sources } = await readTexts(files)
+    const texts = await readTexts(files)
     const tokens = tokenCache(tokenizer, (i) => texts[i]!, config.maxLength)
     const mlmHead = await loadMlmHead(model, config.seed)
     const decoder = device.enhancedDecoder(encoder, mlmHead)
-    await initializeDecoder(decoder, config.seed)
+    await initialiseParameters(decoder, config.seed) // not part of a model folder (recipe 2.4)
 
     return {
       modules: { encoder, mlm_head: mlmHead, decoder },
-      sources: config.sameSource ? sources : [{ name: 'the data', start: 0, end: texts.length }],
+      sources: [{ name: 'the data', start: 0, end: texts.length }],
       truncation: () => tokens.stats,
 
       async prepare(rows, epoch, signal) {

@@ -69,17 +69,20 @@ export function checkLength(model: BgeModel, key: 'maxLength' | 'queryMaxLength'
   }
 }
 
-/** Defaults that all stages share. Hugging Face's where recipe.md records none for BGE. */
-export const COMMON = {
+/**
+ * Defaults that all stages share, with their source: sections of docs/recipe.md, or Hugging Face's TrainingArguments where nothing is
+ * recorded for BGE.
+ */
+export const COMMON: Omit<TrainConfig, 'learningRate' | 'epochs' | 'batchSize' | 'weightDecay'> = {
   steps: 0, // 0: epochs decide
   microBatchTokens: 4096, // ours: about 0.6 GB of activations for small, 2.7 GB for base
-  warmupRatio: 0.1, // RetroMAE's example and FlagEmbedding's base.sh; not recorded for BGE (2.1, 3.4)
-  maxGradNorm: 1, // TrainingArguments (3.5)
+  warmupRatio: 0.1, // RetroMAE's example and FlagEmbedding's base.sh
+  maxGradNorm: 1, // TrainingArguments
   dropout: null, // the model's own: 0.1 and 0.1 (1.1)
-  seed: 42, // TrainingArguments (3.5)
+  seed: 42, // TrainingArguments
   device: 'auto',
   dtype: 'fp32',
-  saveEvery: 500, // TrainingArguments (3.5)
+  saveEvery: 500, // TrainingArguments
   logEvery: 1,
   patience: 0,
   threads: 0,
@@ -96,4 +99,4 @@ export const COMMON = {
   distillation: 'none', // 3.5
   matryoshka: [], // 3.5
   sameSource: false, // 3.5
-} as const satisfies Partial<TrainConfig>
+}

@@ -112,7 +112,7 @@ struct CrossEntropyResult {  // device memory, accumulated over row chunks
 };
 
 struct AdamW {
-  float learningRate = 0, beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f, weightDecay = 0;  // decoupled, torch.optim.AdamW
+  double learningRate = 0, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0;  // decoupled, torch.optim.AdamW
   int64_t step = 1;                     // 1-based, for bias correction
   float maxNorm = 0;                    // 0: no clipping; otherwise gradients are scaled by min(1, maxNorm / (norm + 1e-6))
   const double* squaredNorm = nullptr;  // device scalar: squared global gradient norm

@@ -64,10 +64,11 @@ void checkBatch(const TokenBatch& batch, const ModelConfig& config) {
                                      text(static_cast<int64_t>(batch.stream.size())));
   for (int32_t n = 0; n < batch.sequences(); ++n) {
     const int64_t length = int64_t{batch.offsets[n + 1]} - batch.offsets[n];
-    if (length < 1) throw Error("ERR_BGE_SHAPE", "a sequence must hold at least one token, but sequence " + text(n) + " holds " + text(length));
+    if (length < 1)
+      throw Error("ERR_BGE_SHAPE", "a sequence must hold at least one token, but sequence " + text(n) + " holds " + text(length));
     if (length > config.maxPositions)
-      throw Error("ERR_BGE_SHAPE", "a sequence may hold at most " + text(config.maxPositions) + " tokens (the model's positions), but sequence " +
-                                       text(n) + " holds " + text(length));
+      throw Error("ERR_BGE_SHAPE", "a sequence may hold at most " + text(config.maxPositions) +
+                                       " tokens (the model's positions), but sequence " + text(n) + " holds " + text(length));
     for (int32_t t = batch.offsets[n]; t < batch.offsets[n + 1]; ++t)
       if (batch.ids[t] < 0 || batch.ids[t] >= config.vocab)
         throw Error("ERR_BGE_ARGUMENT", "token ids must lie in 0 .. " + text(config.vocab - 1) + " (the model's vocabulary), but token " +

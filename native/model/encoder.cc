@@ -17,7 +17,8 @@ const ModelConfig& checked(const ModelConfig& c) {
                     std::to_string(c.intermediate) + ", " + std::to_string(c.vocab) + ", " + std::to_string(c.maxPositions) + " and " +
                     std::to_string(c.typeVocab));
   if (c.hidden % c.heads != 0)
-    throw Error("ERR_BGE_ARGUMENT", "hidden (" + std::to_string(c.hidden) + ") must be a multiple of heads (" + std::to_string(c.heads) + ")");
+    throw Error("ERR_BGE_ARGUMENT",
+                "hidden (" + std::to_string(c.hidden) + ") must be a multiple of heads (" + std::to_string(c.heads) + ")");
   return c;
 }
 

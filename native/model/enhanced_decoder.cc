@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "heads.h"
 #include "layer.h"
 
@@ -21,19 +23,21 @@ void checkDecoderBatch(const DecoderBatch& batch, const ModelConfig& config, int
   for (int32_t n = 0; n < batch.tokens.sequences(); ++n)
     words = std::max(words, static_cast<size_t>(batch.tokens.offsets[n + 1] - batch.tokens.offsets[n] + 63) / 64);
   if (batch.maskBits.size() % words != 0)
-    throw Error("ERR_BGE_SHAPE", "maskBits must be rows of " + text(words) + " words (the longest sequence / 64), but holds " + text(batch.maskBits.size()));
+    throw Error("ERR_BGE_SHAPE", "maskBits must be rows of " + text(words) + " words (the longest sequence / 64), but holds " +
+                                     text(batch.maskBits.size()));
   const size_t masks = batch.maskBits.size() / words;
   for (size_t t = 0; t < T; ++t)
     if (batch.maskChoice[t] < 0 || static_cast<size_t>(batch.maskChoice[t]) >= masks)
-      throw Error("ERR_BGE_ARGUMENT", "maskChoice must name one of the " + text(masks) + " rows of maskBits, but maskChoice[" + text(t) + "] is " +
-                                          std::to_string(batch.maskChoice[t]));
+      throw Error("ERR_BGE_ARGUMENT", "maskChoice must name one of the " + text(masks) + " rows of maskBits, but maskChoice[" + text(t) +
+                                          "] is " + std::to_string(batch.maskChoice[t]));
 }
 
 }  // namespace
 
 EnhancedDecoder::EnhancedDecoder(Encoder& e, MlmHead& h)
     : encoder(e), head(h), parameters(e.parameters.backend, decoderParameters(e.config)), backend_(e.parameters.backend) {
-  if (&h.encoder != &e) throw Error("ERR_BGE_ARGUMENT", "the decoder's MLM head must belong to the decoder's encoder, but belongs to another");
+  if (&h.encoder != &e)
+    throw Error("ERR_BGE_ARGUMENT", "the decoder's MLM head must belong to the decoder's encoder, but belongs to another");
 }
 
 HeadResult EnhancedDecoder::step(Matrix dCls, Matrix cls, const DecoderBatch& host, const std::optional<DropoutKey>& key, float scale) {
@@ -49,7 +53,9 @@ HeadResult EnhancedDecoder::step(Matrix dCls, Matrix cls, const DecoderBatch& ho
     labels.push_back(host.labels[t]);
     choices.push_back(host.maskChoice[t]);
   }
-  const auto zero = [&](Matrix m) { for (int64_t r = 0; r < m.rows; ++r) backend_.zero(m.row(r), static_cast<size_t>(C) * sizeof(float)); };
+  const auto zero = [&](Matrix m) {
+    for (int64_t r = 0; r < m.rows; ++r) backend_.zero(m.row(r), static_cast<size_t>(C) * sizeof(float));
+  };
   if (labelled.empty()) {
     if (dCls.data) zero(dCls);
     return {};

@@ -132,10 +132,12 @@ void TransformerLayer::forward(Matrix out, LayerActivations& a, const LayerCall&
   Backend& b = p_.backend;
   const int64_t T = a.keyInput.rows;
   if (a.joint) {
-    b.linear(Matrix(a.query.data, T, 3 * C_), a.keyInput, weight(qkv_, 3 * C_, C_), value(qkvBias_), Activation::none, nullptr);
+    const Matrix qkv(a.query.data, T, 3 * C_);
+    b.linear(qkv, a.keyInput, weight(qkv_, 3 * C_, C_), value(qkvBias_), Activation::none, nullptr);
   } else {
     b.linear(a.query, a.queryInput, weight(qkv_, C_, C_), value(qkvBias_), Activation::none, nullptr);
-    b.linear(Matrix(a.key.data, T, 2 * C_), a.keyInput, weight(qkv_ + C_ * C_, 2 * C_, C_), value(qkvBias_ + C_), Activation::none, nullptr);
+    const Matrix kv(a.key.data, T, 2 * C_);
+    b.linear(kv, a.keyInput, weight(qkv_ + C_ * C_, 2 * C_, C_), value(qkvBias_ + C_), Activation::none, nullptr);
   }
   b.attention(a.context, a.lse, attention(a, call));
   b.linear(a.attentionSum, a.context, weight(attentionDense_, C_, C_), value(attentionDenseBias_), Activation::none, nullptr);
@@ -144,8 +146,8 @@ void TransformerLayer::forward(Matrix out, LayerActivations& a, const LayerCall&
   b.linear(a.gelu, a.attentionOut, weight(intermediate_, F_, C_), value(intermediateBias_), Activation::gelu,
            a.preActivation.data ? &a.preActivation : nullptr);
   b.linear(a.outputSum, a.gelu, weight(output_, C_, F_), value(outputBias_), Activation::none, nullptr);
-  b.addLayerNorm(out, a.outputSum, a.outputMean, a.outputRstd, a.outputSum, a.attentionOut, value(outputGamma_), value(outputBeta_), epsilon_,
-                 call.rows, call.dropout.at(call.layer, kOutputSite));
+  b.addLayerNorm(out, a.outputSum, a.outputMean, a.outputRstd, a.outputSum, a.attentionOut, value(outputGamma_), value(outputBeta_),
+                 epsilon_, call.rows, call.dropout.at(call.layer, kOutputSite));
 }
 
 void TransformerLayer::backward(Matrix d, Matrix dKeyInput, const LayerActivations& a, const LayerCall& call) const {
@@ -173,7 +175,8 @@ void TransformerLayer::backward(Matrix d, Matrix dKeyInput, const LayerActivatio
 
   if (a.joint) {
     const Matrix dQkv = matrix(T, 3 * C_);
-    b.attentionBackward(dQkv.columns(0, C_), dQkv.columns(C_, C_), dQkv.columns(2 * C_, C_), dContext, a.context, a.lse, attention(a, call));
+    const Matrix dQ = dQkv.columns(0, C_), dK = dQkv.columns(C_, C_), dV = dQkv.columns(2 * C_, C_);
+    b.attentionBackward(dQ, dK, dV, dContext, a.context, a.lse, attention(a, call));
     b.linearBackwardWeight(gradient(qkv_), gradient(qkvBias_), dQkv, a.keyInput);
     b.linearBackwardInput(d, dQkv, weight(qkv_, 3 * C_, C_), true, nullptr);
     return;

@@ -20,7 +20,9 @@ struct DropoutPlan {
   float hidden = 0, attention = 0;
   DropoutKey key;
   DropoutPlan(const ModelConfig& c, const std::optional<DropoutKey>& k);
-  Dropout at(uint32_t layer, uint32_t site) const { return {site == kAttentionSite ? attention : hidden, key.seed, key.step, layer, site}; }
+  Dropout at(uint32_t layer, uint32_t site) const {
+    return {site == kAttentionSite ? attention : hidden, key.seed, key.step, layer, site};
+  }
 };
 
 // dropout(LayerNorm(table[index] + position + type 0)). The table is the word embedding, or for the decoder's query stream the CLS vectors.
@@ -29,7 +31,8 @@ struct EmbeddingLayer {
   const float* wordTable() const { return p_.values() + word_; }  // (V, C)
   float* wordGradient() const { return p_.gradients() + word_; }
   // out (R, C); index (R); mean, rstd (R), null in inference
-  void forward(Matrix out, float* mean, float* rstd, const float* table, const int32_t* index, const Rows& rows, const Dropout& dropout) const;
+  void forward(Matrix out, float* mean, float* rstd, const float* table, const int32_t* index, const Rows& rows,
+               const Dropout& dropout) const;
   // dTable (tableRows, C) accumulates, as do the gradients of the module
   void backward(float* dTable, Matrix dOut, const float* mean, const float* rstd, const float* table, int64_t tableRows,
                 const int32_t* index, int32_t paddingIndex, const Rows& rows, const Dropout& dropout) const;

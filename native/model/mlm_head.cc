@@ -29,8 +29,8 @@ HeadResult MlmHead::step(Matrix dHidden, Matrix hidden, const std::vector<int32_
   for (size_t r = 0; r < labels.size(); ++r) {
     if (labels[r] == kNoLabel) continue;
     if (labels[r] < 0 || labels[r] >= V)
-      throw Error("ERR_BGE_ARGUMENT", "labels must lie in 0 .. " + std::to_string(V - 1) + " or be -100, but labels[" + std::to_string(r) + "] is " +
-                                          std::to_string(labels[r]));
+      throw Error("ERR_BGE_ARGUMENT", "labels must lie in 0 .. " + std::to_string(V - 1) + " or be -100, but labels[" + std::to_string(r) +
+                                          "] is " + std::to_string(labels[r]));
     rows.push_back(static_cast<int32_t>(r));
     wanted.push_back(labels[r]);
   }
@@ -74,8 +74,8 @@ HeadResult MlmHead::step(Matrix dHidden, Matrix hidden, const std::vector<int32_
       b.linear(z, t.slice(first, n), tied, bias, Activation::none, nullptr);
       b.crossEntropy(sums, z, labelsDevice + first, scale);
       if (!dHidden.data) continue;
-      b.linearBackwardWeight(encoder.parameters.gradient("embeddings.word_embeddings.weight"), parameters.gradient("cls.predictions.bias"), z,
-                             t.slice(first, n));
+      b.linearBackwardWeight(encoder.parameters.gradient("embeddings.word_embeddings.weight"), parameters.gradient("cls.predictions.bias"),
+                             z, t.slice(first, n));
       b.linearBackwardInput(dT.slice(first, n), z, tied, false, nullptr);
     }
     if (dHidden.data) {

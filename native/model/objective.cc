@@ -10,28 +10,31 @@ namespace bge {
 namespace {
 
 constexpr int64_t kBlockBytes = int64_t{16} << 20;  // of scores
+constexpr int64_t kOwnGroupRows = 64;
 
 std::string text(int64_t n) { return std::to_string(n); }
 
 void check(Matrix q, Matrix p, const ObjectiveOptions& o) {
   const int64_t B = q.rows, M = p.rows, G = o.groupSize;
   if (G < 1 || B < 1 || q.cols != p.cols || M != B * G)
-    throw Error("ERR_BGE_SHAPE", "q (B, D) and p (B * groupSize, D) must fit together, but were (" + text(B) + ", " + text(q.cols) + ") and (" +
-                                     text(M) + ", " + text(p.cols) + ") with groupSize " + text(G));
+    throw Error("ERR_BGE_SHAPE", "q (B, D) and p (B * groupSize, D) must fit together, but were (" + text(B) + ", " + text(q.cols) +
+                                     ") and (" + text(M) + ", " + text(p.cols) + ") with groupSize " + text(G));
   if (!(o.temperature > 0)) throw Error("ERR_BGE_ARGUMENT", "temperature must be above 0, but was " + std::to_string(o.temperature));
   if ((o.ownGroupOnly ? G : M) == 1) throw Error("ERR_BGE_NOTHING_TO_LEARN", "1 candidate per query: nothing to learn");
   if ((o.klWeight != 0 || o.m3Weight != 0) && o.teacher.empty())
     throw Error("ERR_BGE_ARGUMENT", "distillation needs teacher scores (B * groupSize = " + text(M) + "), but there are none");
   const auto size = [](const char* name, size_t have, int64_t expected) {
     if (have != 0 && static_cast<int64_t>(have) != expected)
-      throw Error("ERR_BGE_SHAPE", std::string(name) + " must hold " + text(expected) + " values, but holds " + text(static_cast<int64_t>(have)));
+      throw Error("ERR_BGE_SHAPE",
+                  std::string(name) + " must hold " + text(expected) + " values, but holds " + text(static_cast<int64_t>(have)));
   };
   size("teacher", o.teacher.size(), M);
   size("passageIds", o.passageIds.size(), M);
   size("queryIds", o.queryIds.size(), B);
   size("positiveOffsets", o.positiveOffsets.size(), B + 1);
   if (!o.positiveOffsets.empty()) {
-    if (o.passageIds.empty()) throw Error("ERR_BGE_ARGUMENT", "positiveIds are passage ids and need passageIds, but there are none");
+    if (o.passageIds.empty())
+      throw Error("ERR_BGE_ARGUMENT", "positiveIds are passage ids and need passageIds, but there are none");
     if (o.positiveOffsets.front() != 0 || !std::is_sorted(o.positiveOffsets.begin(), o.positiveOffsets.end()))
       throw Error("ERR_BGE_SHAPE", "positiveOffsets must ascend from 0");
     if (o.positiveOffsets.back() != static_cast<int64_t>(o.positiveIds.size()))
@@ -40,7 +43,8 @@ void check(Matrix q, Matrix p, const ObjectiveOptions& o) {
   }
   for (const int32_t w : o.matryoshka)
     if (w < 1 || w > q.cols)
-      throw Error("ERR_BGE_ARGUMENT", "matryoshka widths must lie in 1 .. " + text(q.cols) + " (the embedding width), but one is " + text(w));
+      throw Error("ERR_BGE_ARGUMENT",
+                  "matryoshka widths must lie in 1 .. " + text(q.cols) + " (the embedding width), but one is " + text(w));
 }
 
 // The side inputs of a Contrastive tile on the device.
@@ -67,22 +71,70 @@ Contrastive prepare(Backend& b, Arena& arena, const ObjectiveOptions& o, int64_t
 // One width. dQ (B, D), dP (M, D) overwritten (data null: not wanted).
 void pass(Backend& b, ContrastiveResult* result, Matrix dQ, Matrix dP, Matrix q, Matrix p, const Contrastive& whole) {
   const int64_t B = q.rows, M = p.rows, G = whole.groupSize;
+  const bool own = whole.ownGroupOnly;
   Arena::Scope scope(b.workspace());
   const int64_t fit = kBlockBytes / (M * static_cast<int64_t>(sizeof(float)));
-  const int64_t rows = std::min(B, std::max<int64_t>(16, std::min<int64_t>(fit, 4096) / 8 * 8));
-  float* memory = b.workspace().take<float>(rows * M);
+  const int64_t rows = std::min(B, own ? kOwnGroupRows : std::max<int64_t>(16, fit / 8 * 8));
+  float* memory = b.workspace().take<float>(rows * (own ? rows * G : M));
   for (int64_t first = 0; first < B; first += rows) {
     const int64_t n = std::min(rows, B - first);
-    const Matrix qBlock = q.slice(first, n), g(memory, n, M);
-    b.matmul(g, qBlock, false, p, true, 1, 0);
+    // Own groups only: a block is a small problem of its own, n queries with their n G passages.
+    const auto candidates = [&](Matrix m) { return own && m.data ? m.slice(first * G, n * G) : m; };
+    const Matrix qBlock = q.slice(first, n), pBlock = candidates(p), dPBlock = candidates(dP);
     Contrastive tile = whole;
-    tile.scores = g;
-    tile.firstRow = first;
+    tile.scores = Matrix(memory, n, pBlock.rows);
+    tile.firstRow = own ? 0 : first;
+    if (own) {
+      if (tile.teacher) tile.teacher += first * G;
+      if (tile.passageIds) tile.passageIds += first * G;
+      if (tile.positiveOffsets) tile.positiveOffsets += first;
+      tile.queryIds = nullptr;  // they never remove a column of the own group
+    }
+    b.matmul(tile.scores, qBlock, false, pBlock, true, 1, 0);
     b.contrastive(result, tile);
-    if (dQ.data) b.matmul(dQ.slice(first, n), g, false, p, false, 1, 0);
-    if (dP.data) b.matmul(dP, g, true, qBlock, false, 1, first == 0 ? 0 : 1);
+    if (dQ.data) b.matmul(dQ.slice(first, n), tile.scores, false, pBlock, false, 1, 0);
+    if (dP.data) b.matmul(dPBlock, tile.scores, true, qBlock, false, 1, own || first == 0 ? 0 : 1);
   }
-  (void)G;
 }
 
 }  // namespace
+
+ContrastiveResult contrastiveObjective(Backend& backend, Matrix dQ, Matrix dP, Matrix q, Matrix p, const ObjectiveOptions& options) {
+  check(q, p, options);
+  Arena& arena = backend.workspace();
+  Arena::Scope scope(arena);
+  const auto matrix = [&](int64_t rows, int64_t cols) { return Matrix(arena.take<float>(rows * cols), rows, cols); };
+  auto* result = arena.take<ContrastiveResult>(1);
+  backend.zero(result, sizeof(ContrastiveResult));
+
+  const auto widths = static_cast<float>(std::max<size_t>(1, options.matryoshka.size()));
+  const Contrastive whole = prepare(backend, arena, options, q.rows, 1 / widths);
+  if (options.matryoshka.empty()) {
+    pass(backend, result, dQ, dP, q, p, whole);
+  } else {
+    for (const Matrix& d : {dQ, dP})
+      for (int64_t r = 0; d.data && r < d.rows; ++r) backend.zero(d.row(r), static_cast<size_t>(d.cols) * sizeof(float));
+    for (const int32_t w : options.matryoshka) {
+      Arena::Scope width(arena);
+      const Matrix qw = matrix(q.rows, w), pw = matrix(p.rows, w);
+      float *qNorm = arena.take<float>(q.rows), *pNorm = arena.take<float>(p.rows);
+      backend.normalize(qw, qNorm, q.columns(0, w));
+      backend.normalize(pw, pNorm, p.columns(0, w));
+      const Matrix dQw = dQ.data ? matrix(q.rows, w) : Matrix(), dPw = dP.data ? matrix(p.rows, w) : Matrix();
+      pass(backend, result, dQw, dPw, qw, pw, whole);
+      if (dQ.data) {
+        backend.normalizeBackward(dQw, dQw, qw, qNorm);
+        backend.add(dQ.columns(0, w), dQw, 1);
+      }
+      if (dP.data) {
+        backend.normalizeBackward(dPw, dPw, pw, pNorm);
+        backend.add(dP.columns(0, w), dPw, 1);
+      }
+    }
+  }
+  ContrastiveResult host;
+  backend.download(&host, result, sizeof(host));
+  return host;
+}
+
+}  // namespace bge

@@ -18,6 +18,7 @@ class Optimizer {
   int64_t steps = 0;
   float* moment(size_t module, int which) const;  // which 0: m, 1: v; flat, the module's layout
  private:
+  Backend& backend_;
   std::vector<Parameters*> modules_;
   OptimizerOptions options_;
   std::vector<float*> m_, v_;

@@ -13,7 +13,7 @@ struct ParameterSpec {
   std::string name;           // Hugging Face state-dict name without a `bert.` prefix
   std::vector<int64_t> shape;
   bool decay = true;          // false for biases and LayerNorm parameters
-  int64_t offset = 0;         // in floats from the start of the flat buffer; a multiple of 16 (64 bytes) except inside a query-key-value trio
+  int64_t offset = 0;         // in floats from the start of the flat buffer; a multiple of 16 (64 bytes), but key and value just follow
   int64_t size = 0;           // floats
 };
 

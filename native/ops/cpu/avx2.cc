@@ -10,7 +10,8 @@
 
 namespace bge {
 
-const Kernels kernels_avx2 = {
+// constexpr: nothing of this file may run before the CPU has been looked at.
+constexpr Kernels kernels_avx2 = {
     "avx2", avx2::kTileRows, avx2::kPanel, avx2::kBlockBytes,
     avx2::packPanels, avx2::packTransposedRows, avx2::gemm,
     avx2::attentionScratch, avx2::attention, avx2::attentionBackward,

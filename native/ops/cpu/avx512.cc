@@ -10,7 +10,8 @@
 
 namespace bge {
 
-const Kernels kernels_avx512 = {
+// constexpr: nothing of this file may run before the CPU has been looked at.
+constexpr Kernels kernels_avx512 = {
     "avx512", avx512::kTileRows, avx512::kPanel, avx512::kBlockBytes,
     avx512::packPanels, avx512::packTransposedRows, avx512::gemm,
     avx512::attentionScratch, avx512::attention, avx512::attentionBackward,

@@ -10,7 +10,8 @@
 
 namespace bge {
 
-const Kernels kernels_base = {
+// constexpr: nothing of this file may run before the CPU has been looked at.
+constexpr Kernels kernels_base = {
     "base", base::kTileRows, base::kPanel, base::kBlockBytes,
     base::packPanels, base::packTransposedRows, base::gemm,
     base::attentionScratch, base::attention, base::attentionBackward,

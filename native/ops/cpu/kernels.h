@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 
+#include "dropout.h"
 #include "kernels_rows.h"
 
 namespace bge {
@@ -42,10 +43,8 @@ struct AttentionHead {
   const uint64_t* maskBits;                    // null: no mask; else (masks, maskWords)
   int64_t maskWords;
   const int32_t* maskChoice;                   // (R)
-  bool dropout;
-  uint32_t threshold, stream, layerSite, step, key0, key1;  // Philox words, see core/random.h
-  uint32_t head;                               // index in the element number
-  float keepScale;                             // 1 / (1 - p), 1 without dropout
+  const DropoutSite* dropout;                  // null: off
+  uint32_t stream, head;                       // of the dropout's element number
   float* out;                                  // (R, d): written by the forward, read by the backward pass
   int64_t outStride;
   float* lse;                                  // (R) or null
@@ -56,6 +55,8 @@ struct AttentionHead {
   float* scratch;                              // attentionScratch() floats, 64-byte aligned
 };
 
+constexpr int64_t kPackSlack = 16;
+
 struct Kernels {
   const char* name;  // "base", "avx2", "avx512"
   int32_t tileRows;  // rows of a register tile
@@ -64,7 +65,8 @@ struct Kernels {
 
   // B (depth, cols) into panels. transposed: B[k][n] = b[n * stride + k], else b[k * stride + n].
   void (*packPanels)(float* out, const float* b, int64_t stride, bool transposed, int64_t depth, int64_t cols);
-  // A[r][k] = a[k * stride + r] into tiles of (depth, tileRows), aTile = depth * tileRows. sums, if not null: (rows) += sum over k.
+  // A[r][k] = a[k * stride + r] into tiles of (depth, tileRows), aTile = depth * tileRows; writes up to kPackSlack floats
+  // beyond the last tile. sums, if not null: (rows) += sum over k.
   void (*packTransposedRows)(float* out, float* sums, const float* a, int64_t stride, int64_t rows, int64_t depth);
   void (*gemm)(const GemmBlock& g);
 

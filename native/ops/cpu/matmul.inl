@@ -13,6 +13,7 @@ constexpr int kTileRows = 6, kTileVectors = 2;
 constexpr int kTileRows = 4, kTileVectors = 2;
 #endif
 constexpr int64_t kPanel = kTileVectors * W;
+constexpr int64_t kBlockBytes = BGE_WIDTH == 16 ? 384 << 10 : 192 << 10;  // second-level caches: 1 MB and more, 512 KB and more
 
 // One register tile of C: R rows, N vectors. T: A is transposed (rows of the tile are adjacent in memory).
 // `tail`: columns in the last vector (W when full).
@@ -21,9 +22,11 @@ static void tile(const GemmBlock& g, const float* a, const float* b, float* c, i
   vf acc[R][N];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    __builtin_prefetch(c + r * g.cStride, 1);
 #pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) acc[r][j] = vf{};
+    for (int j = 0; j < N; ++j) {
+      __builtin_prefetch(c + r * g.cStride + j * W, 1);
+      acc[r][j] = vf{};
+    }
   }
   const int64_t aStride = g.aStride, depth = g.depth;
   for (int64_t k = 0; k < depth; ++k) {
@@ -174,21 +177,25 @@ static void packPanels(float* out, const float* b, int64_t stride, bool transpos
   }
 }
 
+// Whole vectors are stored: what a tile writes beyond its end is overwritten by the next one, and `out` has W floats to spare.
 static void packTransposedRows(float* out, float* sums, const float* a, int64_t stride, int64_t rows, int64_t depth) {
   for (int64_t row = 0; row < rows; row += kTileRows, out += depth * kTileRows) {
-    const int64_t n = rows - row < kTileRows ? rows - row : kTileRows;
-    float s[kTileRows] = {};
+    const int64_t left = rows - row, n = left < kTileRows ? left : kTileRows;
+    constexpr int kVectors = (kTileRows + W - 1) / W;
+    vf s[kVectors] = {};
     for (int64_t k = 0; k < depth; ++k) {
       const float* from = a + k * stride + row;
       float* to = out + k * kTileRows;
-      if (n == kTileRows) {
-#pragma GCC unroll 8
-        for (int i = 0; i < kTileRows; ++i) { to[i] = from[i]; s[i] += from[i]; }
-      } else {
-        for (int i = 0; i < n; ++i) { to[i] = from[i]; s[i] += from[i]; }
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        const int64_t m = n - v * W;
+        const vf x = left >= kVectors * W ? load(from + v * W) : load(from + v * W, m < 0 ? 0 : m > W ? W : m);
+        store(to + v * W, x);
+        s[v] += x;
       }
     }
-    if (sums) for (int i = 0; i < n; ++i) sums[row + i] += s[i];
+    if (!sums) continue;
+    for (int i = 0; i < n; ++i) sums[row + i] += s[i / W][i % W];
   }
 }
 

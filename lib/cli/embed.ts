@@ -1,0 +1,122 @@
+import { readFile } from 'node:fs/promises'
+import { type Command, Option } from 'commander'
+import { writeNpy } from '../data/npy.js'
+import { BgeError, show } from '../errors.js'
+import type { Pooling } from '../model/config.js'
+import type { EncodeProgress, EncodeResult } from '../model/encode.js'
+import { BgeModel } from '../model/model.js'
+import { interruptible } from './interrupt.js'
+import { integer } from './options.js'
+
+interface EmbedFlags {
+  model: string
+  input: string
+  out: string
+  instruction?: string
+  maxLength?: number
+  pooling?: Pooling
+  microBatchTokens: number
+  device: string
+  threads?: number
+}
+
+/** Adds `embed`. */
+export function register(program: Command): void {
+  program
+    .command('embed')
+    .description('turn texts into vectors: one row of a NumPy file per text')
+    .requiredOption('--model <dir>', 'model folder')
+    .requiredOption('--input <file>', '.jsonl with {"text"} or a JSON string per line, or .txt with a text per line')
+    .requiredOption('--out <file>', '.npy to write: float32, (texts, width)')
+    .option('--instruction <text>', "put before every text; 'zh' and 'en' name BGE's (default: none)")
+    .option('--max-length <n>', "tokens per text (default: the model's)", integer(3))
+    .addOption(new Option('--pooling <how>', 'for a folder that does not say (default: what the folder says)').choices(['cls', 'mean']))
+    .option('--micro-batch-tokens <n>', 'tokens computed at a time: memory, not the result', integer(1), 16_384)
+    .option('--device <device>', 'auto, cpu, cuda or cuda:N', 'auto')
+    .addOption(new Option('--dtype <type>', 'number type of the computation').choices(['fp32']).default('fp32'))
+    .option('--threads <n>', 'CPU threads (default: as many as the process may use)', integer(1))
+    .action((flags: EmbedFlags) => interruptible((signal) => run(flags, signal)))
+}
+
+async function run(flags: EmbedFlags, signal: AbortSignal): Promise<void> {
+  const { instruction, maxLength, pooling, threads, microBatchTokens } = flags
+  const texts = await readInput(flags.input)
+  const model = await BgeModel.load(flags.model, {
+    device: flags.device,
+    ...(pooling && { pooling }),
+    ...(threads !== undefined && { threads }),
+  })
+  try {
+    const start = performance.now()
+    const result = await model.encode(texts, {
+      microBatchTokens,
+      signal,
+      onProgress: reporter(),
+      ...(instruction !== undefined && { instruction }),
+      ...(maxLength !== undefined && { maxLength }),
+    })
+    const seconds = (performance.now() - start) / 1000
+    await writeNpy(flags.out, result.data, result.dims)
+    process.stderr.write(summary(result, maxLength ?? model.maxLength, seconds))
+    process.stdout.write(`${flags.out}\n`)
+  } finally {
+    model.dispose()
+  }
+}
+
+/** The texts of a .jsonl or .txt file. Errors: ERR_BGE_FILE; ERR_BGE_DATA `file:line: ...`. */
+async function readInput(file: string): Promise<string[]> {
+  const kind = /\.(jsonl|txt)$/.exec(file)?.[1]
+  if (kind === undefined) throw new BgeError('ERR_BGE_ARGUMENT', `--input must end in .jsonl or .txt, but was ${show(file)}`)
+  let content: string
+  try {
+    content = new TextDecoder('utf-8', { fatal: true }).decode(await readFile(file))
+  } catch (cause) {
+    throw new BgeError('ERR_BGE_FILE', `${file} cannot be read as UTF-8 text: ${(cause as Error).message}`, { cause })
+  }
+  const lines = content.split(/\r?\n/)
+  if (lines.at(-1) === '') lines.pop()
+  // In a .txt an empty line is a text, so that row i of the result is line i; in a .jsonl it is nothing.
+  return kind === 'txt' ? lines : lines.flatMap((line, i) => (line.trim() === '' ? [] : [parseLine(line, `${file}:${i + 1}`)]))
+}
+
+function parseLine(line: string, where: string): string {
+  let value: unknown
+  try {
+    value = JSON.parse(line)
+  } catch (cause) {
+    throw new BgeError(
+      'ERR_BGE_DATA',
+      `${where}: expected a JSON object or string on one line, but was ${show(line)} (${(cause as Error).message})`,
+      { cause },
+    )
+  }
+  const text = value !== null && typeof value === 'object' && !Array.isArray(value) ? (value as { text?: unknown }).text : value
+  if (typeof text === 'string') return text
+  if (text !== value)
+    throw new BgeError('ERR_BGE_DATA', `${where}: field text expected a string, but was ${text === undefined ? 'missing' : show(text)}`)
+  throw new BgeError('ERR_BGE_DATA', `${where}: expected {"text": ...} or a JSON string, but was ${show(value)}`)
+}
+
+/** Rewrites one line on a terminal; elsewhere writes a line every ten seconds. */
+function reporter(): (progress: EncodeProgress) => void {
+  const terminal = process.stderr.isTTY === true
+  let last = performance.now()
+  return ({ done, total }) => {
+    const now = performance.now()
+    if (done < total && now - last < (terminal ? 200 : 10_000)) return
+    last = now
+    if (terminal) process.stderr.write(`\rembedded ${done} of ${total} texts${done === total ? '\n' : ''}`)
+    else if (done < total) process.stderr.write(`embedded ${done} of ${total} texts\n`)
+  }
+}
+
+function summary({ dims, truncated, tokens, unknownTokens }: EncodeResult, maxLength: number, seconds: number): string {
+  const share = (part: number, whole: number): string => `${whole === 0 ? '0.0' : ((100 * part) / whole).toFixed(1)} %`
+  const [texts, width] = dims
+  const speed = seconds > 0 ? Math.round(tokens / seconds) : 0
+  return (
+    `${texts} texts x ${width}, ${tokens} tokens in ${seconds.toFixed(1)} s (${speed} tokens/s); ` +
+    `${truncated} cut at ${maxLength} tokens (${share(truncated, texts)}), unknown tokens ${share(unknownTokens, tokens)}\n`
+  )
+}

@@ -1,0 +1,330 @@
+import { createHash } from 'node:crypto'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { BgeError, invalidArgument } from '../errors.js'
+import { type Device, type Encoder, type EncoderConfig, type MlmHead, openDevice, type TokenBatch } from '../native.js'
+import { Tokenizer } from '../tokenizer/tokenizer.js'
+import { type Checkpoint, loadParameters, type NamedTensor, openCheckpoint, readOthers } from './checkpoint.js'
+import { type ModelConfig, type ModelSize, type Pooling, presetConfig } from './config.js'
+import { checkMaxLength, type EncodeOptions, type EncodeResult, encodeTexts } from './encode.js'
+import { type ModelDescription, readDescription } from './folder.js'
+import { resolveInstruction } from './instruction.js'
+import { isMlmHeadTensor, readMlmHead } from './mlm_head.js'
+import { initialValues } from './parameters.js'
+import { saveFolder } from './save.js'
+
+export { loadMlmHead } from './mlm_head.js'
+export { initialiseParameters, readParameters, writeParameters } from './parameters.js'
+
+export interface LoadOptions {
+  /** 'auto', 'cpu', 'cuda', 'cuda:1', or a device that is open already and stays open. Default 'auto' */
+  device?: string | Device
+  /** CPU threads; default: what the machine allows */
+  threads?: number
+  /** Overrides what the folder says; needed where it says nothing */
+  pooling?: Pooling
+  /** Longest sequence, [CLS] and [SEP] included. Default: the folder's, at most max_position_embeddings */
+  maxLength?: number
+  /** For training: replaces both dropout probabilities of config.json. A save keeps config.json's. */
+  dropout?: number
+}
+
+export interface NewModelOptions {
+  /** tiny 2x128, small 4x512, base 12x768, large 24x1024 (layers x width) */
+  size?: ModelSize
+  /** Instead of `size`: any BERT shape; its vocabulary must hold the tokenizer's */
+  config?: ModelConfig
+  /** Folder with tokenizer.json or vocab.txt */
+  tokenizerDir: string
+  /** Integer from 0; the same seed gives the same weights. Default 42 */
+  seed?: number
+  /** Stored for queries: a string, 'zh' or 'en'. Default none */
+  instruction?: string
+  device?: string | Device
+  threads?: number
+}
+
+/** Words that every vocabulary can say something about; their vectors must survive a save. */
+const probes = ['为这个句子生成表示', 'The quick brown fox, 1234.', '好']
+
+/**
+ * A BERT encoder with its tokenizer, pooling and query instruction (C-Pack, arXiv 2309.07597, section 3).
+ * Free it with dispose(), or `await using`.
+ */
+export class BgeModel {
+  readonly config: ModelConfig
+  readonly tokenizer: Tokenizer
+  readonly device: Device
+  readonly encoder: Encoder
+  /** D, the width of an embedding */
+  readonly dims: number
+  readonly maxLength: number
+  /** The folder it was loaded from; undefined for a new model */
+  readonly directory: string | undefined
+  /** cls.predictions.* of the folder, for loadMlmHead */
+  readonly storedMlmHead: ReadonlyMap<string, NamedTensor> | undefined
+  /** What encodeQueries puts before a query; saved with the model. '' for none */
+  instruction: string
+  readonly #description: ModelDescription
+  readonly #others: ReadonlyMap<string, NamedTensor>
+  readonly #ownsDevice: boolean
+  #disposed = false
+  #pooledTurn: Promise<unknown> = Promise.resolve()
+
+  private constructor(parts: ModelParts) {
+    const { description, encoder } = parts
+    this.config = description.config
+    this.tokenizer = parts.tokenizer
+    this.device = parts.device
+    this.encoder = encoder
+    this.dims = encoder.config.hidden
+    this.maxLength = parts.maxLength
+    this.directory = parts.directory
+    this.storedMlmHead = parts.mlmHead
+    this.instruction = description.instruction
+    this.#description = description
+    this.#others = parts.others
+    this.#ownsDevice = parts.ownsDevice
+  }
+
+  /**
+   * Loads a Hugging Face / sentence-transformers folder of a BERT model.
+   * Errors: ERR_BGE_FILE, ERR_BGE_MODEL_FORMAT, ERR_BGE_NON_FINITE, ERR_BGE_POOLING where the folder does not say how to pool, ERR_BGE_TOKENIZER,
+   * ERR_BGE_DEVICE_UNAVAILABLE, ERR_BGE_OOM.
+   */
+  static async load(directory: string, options: LoadOptions = {}): Promise<BgeModel> {
+    const { dropout } = options
+    if (dropout !== undefined && !(dropout >= 0 && dropout < 1)) throw invalidArgument('dropout', 'a number from 0 to below 1', dropout)
+    const description = await readDescription(directory, options.pooling)
+    const { maxPositions } = description.config
+    const tokenizer = await Tokenizer.load(directory, { lowerCase: description.lowerCase })
+    checkVocabulary(tokenizer, description.config, directory)
+    const stored = Math.min(description.maxLength ?? tokenizer.modelMaxLength ?? maxPositions, maxPositions)
+    const maxLength = checkMaxLength(options.maxLength ?? stored, maxPositions)
+    const checkpoint = await openCheckpoint(directory)
+    try {
+      return await onDevice(options, async (device, ownsDevice) => {
+        const encoder = device.encoder(encoderConfig(description, dropout))
+        try {
+          await loadParameters(encoder, checkpoint)
+          const { mlmHead, others } = await readRest(checkpoint, encoder)
+          return new BgeModel({ description, tokenizer, device, ownsDevice, encoder, maxLength, directory, mlmHead, others })
+        } catch (error) {
+          encoder.dispose()
+          throw error
+        }
+      })
+    } finally {
+      await checkpoint.close()
+    }
+  }
+
+  /**
+   * A model with new weights: matrices N(0, 0.02), the [PAD] row zero, LayerNorm 1 and 0, biases 0, CLS pooling, L2-normalised.
+   * The generator is in random.ts. Errors: ERR_BGE_ARGUMENT, ERR_BGE_TOKENIZER.
+   */
+  static async createNew(options: NewModelOptions): Promise<BgeModel> {
+    const { size, seed = 42 } = options
+    if (!Number.isSafeInteger(seed) || seed < 0) throw invalidArgument('seed', 'an integer from 0', seed)
+    if ((size === undefined) === (options.config === undefined)) throw invalidArgument('size', 'given, or else config', size)
+    const tokenizer = await Tokenizer.load(options.tokenizerDir)
+    const config = options.config ?? presetConfig(size!, tokenizer.vocabSize)
+    checkVocabulary(tokenizer, config, options.tokenizerDir)
+    const instruction = resolveInstruction(options.instruction)
+    const description: ModelDescription = {
+      config,
+      pooling: 'cls',
+      normalize: true,
+      maxLength: config.maxPositions,
+      lowerCase: false,
+      instruction,
+      sentenceConfig: {},
+    }
+    return onDevice(options, async (device, ownsDevice) => {
+      const encoder = device.encoder(encoderConfig(description, undefined))
+      for (const { name, shape } of encoder.parameters.list) {
+        const values = initialValues(name, shape, seed)
+        if (name === 'embeddings.word_embeddings.weight')
+          values.fill(0, tokenizer.padId * config.hidden, (tokenizer.padId + 1) * config.hidden)
+        await encoder.parameters.write(name, values)
+        await nextTurn()
+      }
+      const { hidden } = config
+      const pooler = { 'pooler.dense.weight': [hidden, hidden], 'pooler.dense.bias': [hidden] }
+      const others = new Map(Object.entries(pooler).map(([name, shape]) => [name, { shape, values: initialValues(name, shape, seed) }]))
+      const maxLength = config.maxPositions
+      return new BgeModel({
+        description,
+        tokenizer,
+        device,
+        ownsDevice,
+        encoder,
+        maxLength,
+        directory: undefined,
+        mlmHead: undefined,
+        others,
+      })
+    })
+  }
+
+  get pooling(): Pooling {
+    return this.#description.pooling
+  }
+
+  /**
+   * Vectors of texts: data (n, D) row-major in the order of `texts`, dims [n, D]. The event loop stays free; the result does not depend on
+   * `microBatchTokens`. Errors: ERR_BGE_TOKENIZER for a text that is not a string, ERR_BGE_ARGUMENT, ERR_BGE_CLOSED, the signal's reason.
+   */
+  async encode(texts: readonly string[], options: EncodeOptions = {}): Promise<EncodeResult> {
+    this.#checkOpen()
+    const { encoder, tokenizer, maxLength } = this
+    return encodeTexts({ encoder, tokenizer, maxLength, pooled: (batch) => this.#pooled(batch) }, texts, options)
+  }
+
+  /** `encode` with the model's stored instruction, for the query side of retrieval. */
+  encodeQueries(texts: readonly string[], options: EncodeOptions = {}): Promise<EncodeResult> {
+    return this.encode(texts, { ...options, instruction: options.instruction ?? this.instruction })
+  }
+
+  /**
+   * Writes a complete model folder, reads it back and compares every tensor and the vectors of a few texts before it replaces what was there.
+   * With `mlmHead` the layout is BertForMaskedLM's. Errors: ERR_BGE_SAVE, ERR_BGE_NON_FINITE; then nothing has changed on disk.
+   */
+  async save(directory: string, options: { mlmHead?: MlmHead } = {}): Promise<void> {
+    this.#checkOpen()
+    const { encoder, tokenizer, instruction, maxLength } = this
+    const content = { ...this.#description, instruction, maxLength, encoder, mlmHead: options.mlmHead, others: this.#others }
+    await saveFolder(directory, { ...content, padId: tokenizer.padId, tokenizerFiles: tokenizer.files }, async (written) => {
+      const before = await this.encode(probes)
+      const copy = await BgeModel.load(written, { device: this.device })
+      try {
+        const after = await copy.encode(probes)
+        if (!before.data.every((x, i) => x === after.data[i]))
+          throw new Error('the vectors of the written folder differ from those of the model')
+      } finally {
+        copy.dispose()
+      }
+    })
+  }
+
+  /** sha256 over weights, tokenizer, pooling, normalisation and instruction: equal fingerprints, comparable vectors. Reads all weights. */
+  async fingerprint(): Promise<string> {
+    this.#checkOpen()
+    const { pooling, normalize } = this.#description
+    const hash = createHash('sha256')
+    hash.update(
+      JSON.stringify([
+        'float32',
+        this.tokenizer.fingerprint,
+        pooling,
+        normalize,
+        this.instruction,
+        this.config.heads,
+        this.config.layerNormEps,
+      ]),
+    )
+    for (const { name, shape } of this.encoder.parameters.list) {
+      const values = await this.encoder.parameters.read(name)
+      hash.update(JSON.stringify([name, shape]))
+      hash.update(new Uint8Array(values.buffer, values.byteOffset, values.byteLength))
+    }
+    return hash.digest('hex')
+  }
+
+  /** Frees the model, and its device unless that was passed in. Later calls throw ERR_BGE_CLOSED. */
+  dispose(): void {
+    if (this.#disposed) return
+    this.#disposed = true
+    if (this.#ownsDevice) this.device.dispose()
+    else this.encoder.dispose()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.dispose()
+  }
+
+  /** Vectors before normalisation, through the training path: its [CLS] rows, or the mean of its hidden rows. One at a time: it keeps activations. */
+  #pooled(batch: TokenBatch): Promise<Float32Array> {
+    const turn = this.#pooledTurn.then(() => (this.pooling === 'cls' ? this.#hiddenRows(batch, 'cls') : this.#meanRows(batch)))
+    this.#pooledTurn = turn.catch(() => {})
+    return turn
+  }
+
+  async #hiddenRows(batch: TokenBatch, which: 'cls' | 'hidden'): Promise<Float32Array> {
+    const output = await this.encoder.forward(batch)
+    try {
+      return await output[which].toArray()
+    } finally {
+      for (const tensor of [output.hidden, output.cls, output.embeddings]) tensor.dispose()
+      await this.encoder.discard()
+    }
+  }
+
+  async #meanRows(batch: TokenBatch): Promise<Float32Array> {
+    const { ids, cuSeqlens } = batch
+    const hidden = await this.#hiddenRows({ ...batch, rows: Int32Array.from(ids, (_, t) => t) }, 'hidden') // (T, C)
+    const count = cuSeqlens.length - 1
+    const means = new Float32Array(count * this.dims)
+    for (let n = 0; n < count; n++) {
+      const [start, end] = [cuSeqlens[n]!, cuSeqlens[n + 1]!]
+      for (let c = 0; c < this.dims; c++) {
+        let sum = 0
+        for (let t = start; t < end; t++) sum += hidden[t * this.dims + c]!
+        means[n * this.dims + c] = sum / (end - start)
+      }
+    }
+    return means
+  }
+
+  #checkOpen(): void {
+    if (this.#disposed) throw new BgeError('ERR_BGE_CLOSED', 'the model was disposed and cannot be used any more')
+  }
+}
+
+interface ModelParts {
+  description: ModelDescription
+  tokenizer: Tokenizer
+  device: Device
+  ownsDevice: boolean
+  encoder: Encoder
+  maxLength: number
+  directory: string | undefined
+  mlmHead: ReadonlyMap<string, NamedTensor> | undefined
+  others: ReadonlyMap<string, NamedTensor>
+}
+
+/** Opens the device where a name was given, and closes it again if `work` fails. */
+async function onDevice<T>(options: LoadOptions, work: (device: Device, ownsDevice: boolean) => Promise<T>): Promise<T> {
+  const { device: given, threads } = options
+  if (typeof given === 'object') return work(given, false)
+  const device = await openDevice({ device: given ?? 'auto', ...(threads !== undefined && { threads }) })
+  try {
+    return await work(device, true)
+  } catch (error) {
+    device.dispose()
+    throw error
+  }
+}
+
+function encoderConfig({ config, pooling, normalize }: ModelDescription, dropout: number | undefined): EncoderConfig {
+  const { source: _, ...shape } = config
+  return { ...shape, ...(dropout !== undefined && { hiddenDropout: dropout, attentionDropout: dropout }), pooling, normalize }
+}
+
+async function readRest(
+  checkpoint: Checkpoint,
+  encoder: Encoder,
+): Promise<{ mlmHead: ModelParts['mlmHead']; others: ModelParts['others'] }> {
+  const own = new Set(encoder.parameters.list.map(({ name }) => name))
+  const hasHead = [...checkpoint.tensors.keys()].some(isMlmHeadTensor)
+  const mlmHead = hasHead ? await readMlmHead(checkpoint, await encoder.parameters.read('embeddings.word_embeddings.weight')) : undefined
+  return { mlmHead, others: await readOthers(checkpoint, (name) => own.has(name) || isMlmHeadTensor(name)) }
+}
+
+function checkVocabulary(tokenizer: Tokenizer, config: ModelConfig, folder: string): void {
+  if (tokenizer.vocabSize > config.vocab) {
+    throw new BgeError(
+      'ERR_BGE_MODEL_FORMAT',
+      `${folder}: vocab_size must be at least ${tokenizer.vocabSize}, the tokenizer's, but was ${config.vocab}`,
+    )
+  }
+}

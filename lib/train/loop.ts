@@ -1,0 +1,199 @@
+import { join } from 'node:path'
+import { dataFiles } from '../data/jsonl.js'
+import { batchesPerEpoch, epochBatches } from '../data/plan.js'
+import { BgeError } from '../errors.js'
+import type { Pooling } from '../model/config.js'
+import { BgeModel } from '../model/model.js'
+import { loadCheckpoint, newestCheckpoint, type RunState, writeCheckpoint } from './checkpoint.js'
+import { mergeConfig, type TrainConfig } from './config.js'
+import {
+  appendMetrics,
+  createRunFolder,
+  type MetricsRow,
+  requireEmpty,
+  resumedConfig,
+  runHash,
+  runIdentity,
+  sync,
+  truncateMetrics,
+} from './run_folder.js'
+import { learningRateAt, warmupSteps } from './schedule.js'
+import type { Stage, StageRun } from './stage.js'
+
+export interface TrainOptions {
+  /** folder of the model to start from; it is not changed */
+  model: string
+  /** for a model folder that does not say how to pool, such as a plain BERT */
+  pooling?: Pooling
+  /** JSONL files, or folders of them */
+  data: readonly string[]
+  /** run folder: new or empty; gets config.json, run.json, metrics.jsonl, checkpoints/, model/ */
+  out: string
+  /** keys that differ from the stage's defaults */
+  config?: Partial<TrainConfig>
+  /** 'never' (default) starts a new run; 'continue' goes on with the one in `out`, bit for bit as if it had never stopped */
+  resume?: 'never' | 'continue'
+  hooks?: TrainHooks
+  /** An abort finishes the micro-batch, writes a checkpoint of the last complete step and throws the signal's reason. */
+  signal?: AbortSignal
+}
+
+export interface TrainHooks {
+  /** once, before the first step */
+  onStart?: (run: { config: TrainConfig; step: number; totalSteps: number; device: string }) => void
+  /** after every step, also those that logEvery leaves out of metrics.jsonl */
+  onStep?: (row: MetricsRow) => void
+  /**
+   * Before each checkpoint is written, with the model as it stands. A returned number is its dev score (higher is better): the best
+   * checkpoint is kept and becomes model/, and `patience` scores without a new best end the run.
+   */
+  onCheckpoint?: (checkpoint: { step: number; model: BgeModel }) => Promise<number | void>
+}
+
+export interface TrainResult {
+  /** steps done */
+  steps: number
+  /** the trained model folder: the best dev score where there were scores, else the last step */
+  model: string
+  best?: { step: number; score: number }
+  /** texts tokenized by this process, and how many of them were cut at their maximal length */
+  truncation: { texts: number; truncated: number }
+}
+
+/**
+ * Trains one stage: THE loop. Everything that decides the numbers is in (model, data, config); the plan of an epoch, its positives,
+ * negatives and masks are functions of (seed, epoch, row), dropout of (seed, step).
+ *
+ * Errors: ERR_BGE_CONFIG, ERR_BGE_DATA, ERR_BGE_RESUME, ERR_BGE_NOTHING_TO_LEARN before the first step; ERR_BGE_NON_FINITE for a loss
+ * or gradient that is not finite (the message names the step and the last good checkpoint, which is kept); ERR_BGE_SAVE.
+ */
+export async function train<Batch>(stage: Stage<Batch>, options: TrainOptions): Promise<TrainResult> {
+  const { out, signal, hooks = {} } = options
+  const resume = options.resume === 'continue'
+  const { config: given } = mergeConfig(stage.name, [{ origin: 'config', values: options.config ?? {} }])
+  if (!resume) await requireEmpty(out)
+  const files = await dataFiles(options.data)
+  const identity = await runIdentity(stage.name, options.model, files)
+  const settings = resume ? await resumedConfig(out, identity, given, stage.defaults) : { ...stage.defaults, ...given }
+  const { device, threads, dropout } = settings
+  const model = await BgeModel.load(options.model, {
+    device,
+    ...(threads > 0 && { threads }),
+    ...(dropout !== null && { dropout }),
+    ...(options.pooling && { pooling: options.pooling }),
+  })
+  try {
+    const config: TrainConfig = { learningRate: stage.learningRate(model.encoder.config.hidden), ...settings }
+    const run = await stage.open({ model, files, config })
+    const perEpoch = batchesPerEpoch(run.sources, config.batchSize)
+    const totalSteps = config.steps || Math.ceil(config.epochs * perEpoch)
+    const warmup = warmupSteps(totalSteps, config.warmupRatio)
+    const adamW = model.device.adamW(Object.values(run.modules), { weightDecay: config.weightDecay })
+    const hash = runHash(config, identity)
+
+    let state: RunState = { step: 0, seconds: 0, stale: 0 }
+    if (resume) {
+      state = (await newestCheckpoint(out, hash)) ?? state
+      if (state.step > 0) await loadCheckpoint(out, state.step, run.modules, adamW)
+      await truncateMetrics(out, state.step)
+    } else {
+      await createRunFolder(out, identity, config) // only now: whatever is wrong with model, data or configuration has come up by here
+    }
+    hooks.onStart?.({ config, step: state.step, totalSteps, device: model.device.description })
+
+    let savedStep = state.step
+    const save = async (): Promise<void> => {
+      await sync(join(out, 'metrics.jsonl'))
+      await writeCheckpoint(out, hash, run.modules, adamW, state)
+      savedStep = state.step
+    }
+    const prepare = planner(run, config, perEpoch, signal)
+    const clock = stopwatch(state.seconds)
+    const ended = (): boolean => state.step >= totalSteps || (config.patience > 0 && state.stale >= config.patience)
+    let next = ended() ? undefined : prepare(state.step)
+    try {
+      while (!ended()) {
+        signal?.throwIfAborted()
+        const batch = await next!
+        next = state.step + 1 < totalSteps ? prepare(state.step + 1) : undefined // collated while the device computes
+        const learningRate = learningRateAt(state.step, config.learningRate, warmup, totalSteps)
+        const { loss, tokens, ...measured } = await run.step(batch, { seed: BigInt(config.seed), step: state.step + 1 }, signal)
+        requireFinite('loss', loss, state.step + 1, savedStep)
+        const gradNorm = await adamW.step(learningRate, config.maxGradNorm)
+        requireFinite('gradient norm', gradNorm, state.step + 1, savedStep)
+
+        state.step++
+        state.seconds = clock.seconds()
+        const epoch = state.step / perEpoch
+        const speed = clock.rate(tokens)
+        const row = { step: state.step, epoch, loss, learningRate, gradNorm, tokensPerSecond: speed, tokens, seconds: state.seconds, ...measured }
+        if (state.step % config.logEvery === 0 || state.step === totalSteps) {
+          await appendMetrics(out, row)
+          clock.lap()
+        }
+        hooks.onStep?.(row)
+        if (state.step === totalSteps || (config.saveEvery > 0 && state.step % config.saveEvery === 0)) {
+          const score = await hooks.onCheckpoint?.({ step: state.step, model })
+          if (typeof score === 'number') recordScore(state, score)
+          await save()
+        }
+      }
+    } catch (error) {
+      if (signal?.aborted && state.step > savedStep) await save()
+      throw error
+    }
+
+    const { best } = state
+    if (best && best.step !== state.step) await loadCheckpoint(out, best.step, run.modules)
+    const trained = join(out, 'model')
+    await run.save(trained)
+    return { steps: state.step, model: trained, ...(best && { best }), truncation: run.truncation() }
+  } finally {
+    model.dispose()
+  }
+}
+
+/** Prepares the batch of a 0-based step; a function of the step alone. */
+function planner<Batch>(run: StageRun<Batch>, config: TrainConfig, perEpoch: number, signal?: AbortSignal): (step: number) => Promise<Batch> {
+  let planned = -1
+  let batches: Int32Array[] = []
+  return (step) => {
+    const epoch = Math.floor(step / perEpoch)
+    if (epoch !== planned) {
+      batches = epochBatches(run.sources, config.batchSize, config.seed, epoch)
+      planned = epoch
+    }
+    const batch = run.prepare(batches[step % perEpoch]!, epoch, signal)
+    batch.catch(() => {}) // an error shows when the batch is awaited; if it never is, because the run ended before, it does not matter
+    return batch
+  }
+}
+
+function requireFinite(what: string, value: number, step: number, savedStep: number): void {
+  if (Number.isFinite(value)) return
+  const last = savedStep > 0 ? `the last good checkpoint is checkpoints/step-${savedStep}` : 'there is no checkpoint yet'
+  throw new BgeError('ERR_BGE_NON_FINITE', `${what} must be finite, but was ${value} at step ${step}; ${last}`, { details: { step, checkpoint: savedStep } })
+}
+
+function recordScore(state: RunState, score: number): void {
+  if (!Number.isFinite(score)) throw new BgeError('ERR_BGE_NON_FINITE', `dev score must be finite, but was ${score} at step ${state.step}`)
+  if (!state.best || score > state.best.score) {
+    state.best = { step: state.step, score }
+    state.stale = 0
+  } else state.stale++
+}
+
+/** Seconds of a run that had already taken `before`, and tokens per second since the last lap. */
+function stopwatch(before: number): { seconds(): number; rate(tokens: number): number; lap(): void } {
+  const start = performance.now()
+  let lapStart = start
+  let tokens = 0
+  return {
+    seconds: () => before + (performance.now() - start) / 1000,
+    rate: (more) => (tokens += more) / ((performance.now() - lapStart) / 1000),
+    lap: () => {
+      lapStart = performance.now()
+      tokens = 0
+    },
+  }
+}

@@ -1,0 +1,245 @@
+// Matrix products. B is packed into panels; depth is cut into fixed blocks that are added in order, rows and columns are cut into tasks.
+// Only the cut of the depth touches the arithmetic, so a row's result depends neither on the other rows nor on the threads.
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "../core/cpu.h"
+#include "cpu/kernels.h"
+#include "pack_cache.h"
+
+namespace bge {
+
+namespace {
+
+constexpr int64_t kWeightDepth = 1024;  // block of depth against a packed weight: a panel of it stays in the second-level cache
+constexpr int64_t kDepth = 512;         // block of depth where B is packed on the way
+constexpr int64_t kTasksPerThread = 8;  // threads rarely run at the same speed: enough tasks to even out
+constexpr int64_t kFewRows = 512;       // up to here each task packs the panel it needs
+
+int64_t divideUp(int64_t n, int64_t m) { return (n + m - 1) / m; }
+int64_t roundUp(int64_t n, int64_t m) { return divideUp(n, m) * m; }
+
+// C (rows, cols) cut into rowTasks x colTasks blocks of `rows` x `cols`.
+struct Grid {
+  int64_t rows, cols, rowTasks, colTasks;
+  int64_t tasks() const { return rowTasks * colTasks; }
+};
+
+// maxRows: rows of A that fit the cache. manyRows: prefer cutting rows, because a task repeats work for every cut of the columns.
+Grid grid(const Kernels& k, int64_t rows, int64_t cols, int64_t depth, int threads, bool manyRows) {
+  const int64_t maxRows = std::max<int64_t>(k.aBytes / (4 * std::max<int64_t>(depth, 1)) / k.tileRows, 1) * k.tileRows;
+  const int64_t wanted = threads == 1 ? 1 : threads * kTasksPerThread;
+  int64_t rowTasks = divideUp(rows, maxRows);
+  if (manyRows) rowTasks = std::max(rowTasks, std::min(wanted, divideUp(rows, 8 * k.tileRows)));
+  if (rowTasks > 1 && rowTasks < wanted) rowTasks = std::min(roundUp(rowTasks, threads), divideUp(rows, k.tileRows));
+  Grid g;
+  g.rows = roundUp(divideUp(rows, rowTasks), k.tileRows);
+  g.rowTasks = divideUp(rows, g.rows);
+  const int64_t panels = divideUp(cols, k.panel);
+  const int64_t colTasks = manyRows && g.rowTasks >= threads ? 1 : std::min(panels, divideUp(wanted, g.rowTasks));
+  g.cols = divideUp(panels, colTasks) * k.panel;
+  g.colTasks = divideUp(cols, g.cols);
+  return g;
+}
+
+// The part of `whole` from (row, column) on, `rows` x `cols` at most. A is moved only when it is not transposed.
+GemmBlock part(const GemmBlock& whole, int64_t row, int64_t column, int64_t rows, int64_t cols) {
+  GemmBlock g = whole;
+  g.rows = std::min(rows, whole.rows - row);
+  g.cols = std::min(cols, whole.cols - column);
+  if (!g.aTransposed) g.a += row * g.aStride;
+  g.c += row * g.cStride + column;
+  if (g.bias) g.bias += column;
+  if (g.pre) g.pre += row * g.preStride + column;
+  if (g.geluInput) g.geluInput += row * g.geluStride + column;
+  return g;
+}
+
+// Restricts g to the block of depth that begins at `first`: later blocks add to C, only the last one has the epilogue.
+void depthBlock(GemmBlock& g, int64_t first, int64_t block) {
+  const int64_t depth = g.depth;
+  g.depth = std::min(block, depth - first);
+  g.a += g.aTransposed ? first * g.aStride : first;
+  if (first > 0) g.beta = 1;
+  if (first + g.depth < depth) {
+    g.bias = g.geluInput = nullptr;
+    g.pre = nullptr;
+    g.gelu = false;
+  }
+}
+
+// `panels`: [block of depth][panel][depth][column], as packAll writes it.
+void multiplyPacked(ThreadPool& pool, const Kernels& k, const GemmBlock& whole, const float* panels) {
+  if (whole.rows == 0 || whole.cols == 0) return;
+  const Grid cut = grid(k, whole.rows, whole.cols, std::min(whole.depth, kWeightDepth), pool.threads(), false);
+  const int64_t width = roundUp(whole.cols, k.panel);
+  pool.parallelFor(cut.tasks(), [&](int64_t i) {
+    const int64_t row = i / cut.colTasks * cut.rows, column = i % cut.colTasks * cut.cols;
+    for (int64_t first = 0; first < whole.depth; first += kWeightDepth) {
+      GemmBlock g = part(whole, row, column, cut.rows, cut.cols);
+      depthBlock(g, first, kWeightDepth);
+      g.panelStride = g.depth * k.panel;
+      g.b = panels + first * width + column * g.depth;
+      k.gemm(g);
+    }
+  });
+}
+
+// B[k][n] = transposed ? b[n * stride + k] : b[k * stride + n], as multiplyPacked reads it.
+void packAll(ThreadPool& pool, const Kernels& k, float* out, const float* b, int64_t stride, bool transposed, int64_t depth, int64_t cols) {
+  const int64_t panels = divideUp(cols, k.panel), width = panels * k.panel;
+  for (int64_t first = 0; first < depth; first += kWeightDepth) {
+    const int64_t block = std::min(kWeightDepth, depth - first);
+    pool.parallelFor(panels, [&](int64_t p) {
+      const int64_t column = p * k.panel;
+      const float* from = transposed ? b + column * stride + first : b + first * stride + column;
+      k.packPanels(out + first * width + column * block, from, stride, transposed, block, std::min<int64_t>(k.panel, cols - column));
+    });
+  }
+}
+
+// Every task packs the panels it needs and uses them for all of its rows. A is not transposed.
+void multiplyFewRows(ThreadPool& pool, const Kernels& k, const GemmBlock& whole, Matrix b, bool transposeB, Arena& workspace) {
+  const int64_t panels = divideUp(whole.cols, k.panel), depthMost = std::min(whole.depth, kDepth);
+  const int64_t rowTasks = std::min(divideUp(whole.rows, 8 * k.tileRows), divideUp(2 * pool.threads(), panels));
+  const int64_t rows = roundUp(divideUp(whole.rows, rowTasks), k.tileRows);
+  const int64_t each = k.panel * std::max<int64_t>(depthMost, 1);
+  float* scratch = workspace.take<float>(each * pool.threads());
+  pool.parallelFor(panels * divideUp(whole.rows, rows), [&](int64_t i) {
+    const int64_t row = i / panels * rows, column = i % panels * k.panel;
+    float* panel = scratch + each * ThreadPool::thread();
+    for (int64_t first = 0; first == 0 || first < whole.depth; first += kDepth) {
+      GemmBlock g = part(whole, row, column, rows, k.panel);
+      depthBlock(g, first, kDepth);
+      g.panelStride = g.depth * k.panel;
+      k.packPanels(panel, transposeB ? b.row(column) + first : b.row(first) + column, b.stride, transposeB, g.depth, g.cols);
+      g.b = panel;
+      k.gemm(g);
+    }
+  });
+}
+
+// Block by block of depth: all threads pack B, then each task packs its rows of A if they are transposed and multiplies.
+// sums, if not null: (rows) += the sums of A's rows (transposed A only).
+void multiplyManyRows(ThreadPool& pool, const Kernels& k, const GemmBlock& whole, Matrix b, bool transposeB, float* sums,
+                      Arena& workspace) {
+  const int64_t panels = divideUp(whole.cols, k.panel), depthMost = std::max<int64_t>(std::min(whole.depth, kDepth), 1);
+  const Grid cut = grid(k, whole.rows, whole.cols, depthMost, pool.threads(), whole.aTransposed);
+  const int64_t each = whole.aTransposed ? cut.rows * depthMost + kPackSlack : 0;
+  float* packedB = workspace.take<float>(panels * k.panel * depthMost);
+  float* scratch = workspace.take<float>(each * pool.threads());
+  for (int64_t first = 0; first == 0 || first < whole.depth; first += kDepth) {
+    const int64_t depth = std::min(kDepth, whole.depth - first);
+    pool.parallelFor(panels, [&](int64_t p) {
+      const int64_t column = p * k.panel;
+      k.packPanels(packedB + column * depth, transposeB ? b.row(column) + first : b.row(first) + column, b.stride, transposeB, depth,
+                   std::min<int64_t>(k.panel, whole.cols - column));
+    });
+    pool.parallelFor(cut.tasks(), [&](int64_t i) {
+      const int64_t row = i / cut.colTasks * cut.rows, column = i % cut.colTasks * cut.cols;
+      GemmBlock g = part(whole, row, column, cut.rows, cut.cols);
+      depthBlock(g, first, kDepth);
+      g.panelStride = depth * k.panel;
+      g.b = packedB + column * depth;
+      if (g.aTransposed) {
+        float* tiles = scratch + each * ThreadPool::thread();
+        k.packTransposedRows(tiles, sums && column == 0 ? sums + row : nullptr, g.a + row, g.aStride, g.rows, depth);
+        g.a = tiles;
+        g.aStride = k.tileRows;
+        g.aTile = depth * k.tileRows;
+      }
+      k.gemm(g);
+    });
+  }
+}
+
+GemmBlock product(Matrix c, Matrix a, bool transposeA, float alpha, float beta) {
+  GemmBlock g = {};
+  g.rows = c.rows;
+  g.cols = c.cols;
+  g.depth = transposeA ? a.rows : a.cols;
+  g.a = a.data;
+  g.aTransposed = transposeA;
+  g.aStride = a.stride;
+  g.c = c.data;
+  g.cStride = c.stride;
+  g.alpha = alpha;
+  g.beta = beta;
+  return g;
+}
+
+// A quarter of the memory may hold packed weights; beyond that the least recently used go.
+size_t packLimit() {
+  const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+  return pages > 0 && size > 0 ? static_cast<size_t>(pages) * static_cast<size_t>(size) / 4 : size_t{1} << 30;
+}
+
+}  // namespace
+
+// The panels of W^T (transposed) or W. Version 0 goes to the workspace.
+const float* CpuBackend::packed(Weight w, bool transposed) {
+  const int64_t depth = transposed ? w.in : w.out, cols = transposed ? w.out : w.in;
+  const int64_t size = roundUp(cols, kernels.panel) * depth;
+  float* panels;
+  if (w.version == 0) {
+    panels = workspace_.take<float>(size);
+  } else {
+    static const size_t limit = packLimit();
+    const PackCache::Key key{w.data, w.out, w.in, transposed};
+    auto it = packs_->entries.find(key);
+    if (it == packs_->entries.end()) {
+      const size_t bytes = static_cast<size_t>(size) * sizeof(float);
+      while (!packs_->entries.empty() && packs_->bytes + bytes > limit) {
+        packs_->drop(*this, std::min_element(packs_->entries.begin(), packs_->entries.end(),
+                                             [](const auto& a, const auto& b) { return a.second.lastUse < b.second.lastUse; }));
+      }
+      it = packs_->entries.emplace(key, PackCache::Entry{0, static_cast<float*>(allocate(bytes)), bytes, 0}).first;
+      packs_->bytes += bytes;
+    }
+    it->second.lastUse = ++packs_->clock;
+    panels = it->second.panels;
+    if (it->second.version == w.version) return panels;
+    it->second.version = w.version;
+  }
+  packAll(pool, kernels, panels, w.data, w.in, transposed, depth, cols);
+  return panels;
+}
+
+void CpuBackend::linear(Matrix out, Matrix x, Weight w, const float* bias, Activation act, Matrix* preActivation) {
+  Arena::Scope scope(workspace_);
+  GemmBlock g = product(out, x, false, 1, 0);
+  g.bias = bias;
+  g.gelu = act == Activation::gelu;
+  if (preActivation) {
+    g.pre = preActivation->data;
+    g.preStride = preActivation->stride;
+  }
+  multiplyPacked(pool, kernels, g, packed(w, true));
+}
+
+void CpuBackend::linearBackwardInput(Matrix dX, Matrix dOut, Weight w, bool accumulate, const Matrix* gelu) {
+  Arena::Scope scope(workspace_);
+  GemmBlock g = product(dX, dOut, false, 1, accumulate ? 1 : 0);
+  if (gelu) {
+    g.geluInput = gelu->data;
+    g.geluStride = gelu->stride;
+  }
+  multiplyPacked(pool, kernels, g, packed(w, false));
+}
+
+void CpuBackend::linearBackwardWeight(float* dW, float* dBias, Matrix dOut, Matrix x) {
+  if (x.rows == 0) return;
+  Arena::Scope scope(workspace_);
+  multiplyManyRows(pool, kernels, product(Matrix(dW, dOut.cols, x.cols), dOut, true, 1, 1), x, false, dBias, workspace_);
+}
+
+void CpuBackend::matmul(Matrix c, Matrix a, bool transposeA, Matrix b, bool transposeB, float alpha, float beta) {
+  if (c.rows == 0 || c.cols == 0) return;
+  Arena::Scope scope(workspace_);
+  const GemmBlock g = product(c, a, transposeA, alpha, beta);
+  if (!transposeA && c.rows <= kFewRows) multiplyFewRows(pool, kernels, g, b, transposeB, workspace_);
+  else multiplyManyRows(pool, kernels, g, b, transposeB, nullptr, workspace_);
+}
+
+}  // namespace bge
