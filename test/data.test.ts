@@ -91,9 +91,15 @@ describe('rows', () => {
 
   it('need neg when groupSize > 1 and scores when distilling, and say so', async () => {
     const plain = await rowsOf({ query: 'q', pos: ['p'], neg: ['n'] }, { query: 'r', pos: ['p'] })
-    await expect(readPairs([plain], { groupSize: 2, scores: false })).rejects.toThrow(':2: field neg expected at least one negative text because groupSize is 2')
-    await expect(readPairs([plain], { groupSize: 1, scores: true })).rejects.toThrow(':1: field pos_scores expected teacher scores because distillation is on')
-    await expect(readPairs([await file('\n\n')], { groupSize: 1, scores: false })).rejects.toThrow('expected at least one row, but was empty')
+    await expect(readPairs([plain], { groupSize: 2, scores: false })).rejects.toThrow(
+      ':2: field neg expected at least one negative text because groupSize is 2',
+    )
+    await expect(readPairs([plain], { groupSize: 1, scores: true })).rejects.toThrow(
+      ':1: field pos_scores expected teacher scores because distillation is on',
+    )
+    await expect(readPairs([await file('\n\n')], { groupSize: 1, scores: false })).rejects.toThrow(
+      'expected at least one row, but was empty',
+    )
   })
 })
 
@@ -237,7 +243,7 @@ describe('configuration', () => {
   it.each<[string, unknown, string]>([
     ['batchSize', 0, 'batchSize must be an integer of at least 1'],
     ['learningRate', '1e-4', 'learningRate must be a number greater than 0'],
-    ['temperature', 20, 'temperature must be a number greater than 0 and at most 1'],
+    ['temperature', 20, 'temperature must be a number from 0.0001 to 1'],
     ['dropout', 1, 'dropout must be a number from 0 to below 1'],
     ['dtype', 'bf16', 'dtype must be \'fp32\', the only type that training computes in so far, but was "bf16"'],
     ['matryoshka', [64, 64], 'matryoshka must be a list of different widths'],

@@ -107,7 +107,9 @@ describe('gradCache', () => {
     }
     expect(await run()).toEqual(await run())
     const half = queries.slice(0, 3)
-    await gradCache(encoder, device, [half], async ([E]) => ({ gradients: [await E!.gatherRows(Int32Array.of(0, 1, 2))] }), { microBatchTokens: 1 })
+    await gradCache(encoder, device, [half], async ([E]) => ({ gradients: [await E!.gatherRows(Int32Array.of(0, 1, 2))] }), {
+      microBatchTokens: 1,
+    })
     expect((await takeGradients()).size).toBeGreaterThan(0)
   })
 

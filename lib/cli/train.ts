@@ -1,11 +1,14 @@
 import { readFile } from 'node:fs/promises'
 import { type Command, Option } from 'commander'
 import { BgeError, isAbort } from '../errors.js'
+import { evaluate } from '../eval/evaluate.js'
+import type { BgeModel } from '../model/model.js'
 import { type ConfigSource, mergeConfig, parseAssignment, type StageName, type TrainConfig } from '../train/config.js'
 import { train } from '../train/loop.js'
 import { createProgress, type Progress } from '../train/progress.js'
 import { stages } from '../train/stages.js'
 import { interruptible } from './interrupt.js'
+import { list } from './options.js'
 
 interface TrainFlags {
   model: string
@@ -15,6 +18,8 @@ interface TrainFlags {
   set: string[]
   device?: string
   pooling?: 'cls' | 'mean'
+  dev?: string
+  devTasks: string[]
   resume?: true
 }
 
@@ -34,9 +39,19 @@ export function register(program: Command): void {
       .requiredOption('--data <file...>', 'JSONL files, or folders of them')
       .requiredOption('--out <dir>', 'run folder: new, empty, or with --resume the one to continue')
       .option('--config <file>', 'JSON file of configuration keys')
-      .option('--set <key=value>', 'one configuration key; may be repeated', (value: string, all: string[]) => [...all, value], [] as string[])
+      .option(
+        '--set <key=value>',
+        'one configuration key; may be repeated',
+        (value: string, all: string[]) => [...all, value],
+        [] as string[],
+      )
       .option('--device <device>', 'auto, cpu, cuda or cuda:N')
       .addOption(new Option('--pooling <how>', 'for a model folder that does not say how to pool').choices(['cls', 'mean']))
+      .option(
+        '--dev <dir>',
+        'evaluate every checkpoint on the tasks of this folder; the best becomes model/, and patience may stop the run',
+      )
+      .option('--dev-tasks <names>', 'comma-separated tasks of --dev', list, ['all'])
       .option('--resume', 'continue from the newest checkpoint in --out')
       .action((flags: TrainFlags) => run(name, flags))
   }
@@ -48,7 +63,9 @@ async function run(name: StageName, flags: TrainFlags): Promise<void> {
   let progress: Progress | undefined
   try {
     const result = await interruptible((signal) => {
-      signal.addEventListener('abort', () => progress?.note('stopping: the last complete step will be saved; press Ctrl-C again to leave at once'))
+      signal.addEventListener('abort', () =>
+        progress?.note('stopping: the last complete step will be saved; press Ctrl-C again to leave at once'),
+      )
       return train(stages[name], {
         model: flags.model,
         ...(flags.pooling && { pooling: flags.pooling }),
@@ -60,9 +77,18 @@ async function run(name: StageName, flags: TrainFlags): Promise<void> {
         hooks: {
           onStart: ({ config: effective, step, totalSteps, device }) => {
             progress = createProgress(process.stderr, { label: name, firstStep: step, totalSteps })
-            progress.note(`${name} on ${device}: ${step > 0 ? `steps ${step + 1} to ${totalSteps}` : `${totalSteps} steps`}; ${shape(name, effective)}`)
+            progress.note(
+              `${name} on ${device}: ${step > 0 ? `steps ${step + 1} to ${totalSteps}` : `${totalSteps} steps`}; ${shape(name, effective)}`,
+            )
           },
           onStep: (row) => progress?.update(row),
+          ...(flags.dev !== undefined && {
+            onCheckpoint: async ({ step, model }) => {
+              const score = await devScore(model, flags.dev!, flags.devTasks, signal)
+              progress?.note(`step ${step}: dev score ${score.toFixed(4)}`)
+              return score
+            },
+          }),
         },
       })
     })
@@ -76,6 +102,16 @@ async function run(name: StageName, flags: TrainFlags): Promise<void> {
     if (isAbort(error) && progress) process.stderr.write(`continue with: ${again}\n`)
     throw error
   }
+}
+
+/** Mean of the main scores. A task that fails ends the run: a mean with holes would compare different things. */
+async function devScore(model: BgeModel, data: string, tasks: readonly string[], signal: AbortSignal): Promise<number> {
+  const evaluation = await evaluate(model, { data, tasks, signal })
+  const scores = evaluation.tasks.map((task) => {
+    if ('error' in task) throw new BgeError(task.error.code, `dev task ${task.type}/${task.task_name}: ${task.error.message}`)
+    return task.main_score
+  })
+  return scores.reduce((a, b) => a + b, 0) / scores.length
 }
 
 /** What one step sees, in words. */

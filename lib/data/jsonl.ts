@@ -65,7 +65,9 @@ export async function* readJsonl(file: string): AsyncGenerator<JsonlRow> {
     try {
       value = JSON.parse(text)
     } catch (cause) {
-      throw new BgeError('ERR_BGE_DATA', `${file}:${line}: expected a JSON object on one line, but was ${show(text)} (${reason(cause)})`, { cause })
+      throw new BgeError('ERR_BGE_DATA', `${file}:${line}: expected a JSON object on one line, but was ${show(text)} (${reason(cause)})`, {
+        cause,
+      })
     }
     if (value === null || typeof value !== 'object' || Array.isArray(value)) {
       throw new BgeError('ERR_BGE_DATA', `${file}:${line}: expected a JSON object, but was ${show(value)}`)
@@ -112,9 +114,13 @@ export function pairRow(row: JsonlRow): PairRow {
 
 /** `file:line: field NAME expected ..., but was ...` */
 export function fieldError(row: { file: string; line: number }, field: string, expected: string, actual: unknown): BgeError {
-  return new BgeError('ERR_BGE_DATA', `${row.file}:${row.line}: field ${field} expected ${expected}, but was ${actual === undefined ? 'missing' : show(actual)}`, {
-    details: { file: row.file, line: row.line, field },
-  })
+  return new BgeError(
+    'ERR_BGE_DATA',
+    `${row.file}:${row.line}: field ${field} expected ${expected}, but was ${actual === undefined ? 'missing' : show(actual)}`,
+    {
+      details: { file: row.file, line: row.line, field },
+    },
+  )
 }
 
 export function emptyFile(file: string): BgeError {

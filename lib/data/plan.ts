@@ -31,9 +31,13 @@ export function batchesPerEpoch(sources: readonly Source[], batchSize: number): 
   for (const source of sources) {
     const rows = source.end - source.start
     if (rows < batchSize) {
-      throw new BgeError('ERR_BGE_CONFIG', `batchSize must be at most ${rows}, the number of rows in ${source.name}, but was ${batchSize}`, {
-        details: { key: 'batchSize', rows },
-      })
+      throw new BgeError(
+        'ERR_BGE_CONFIG',
+        `batchSize must be at most ${rows}, the number of rows in ${source.name}, but was ${batchSize}`,
+        {
+          details: { key: 'batchSize', rows },
+        },
+      )
     }
     count += Math.floor(rows / batchSize)
   }

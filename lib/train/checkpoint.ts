@@ -66,9 +66,14 @@ export async function writeCheckpoint(out: string, run: string, modules: Modules
     await rm(temporary, { recursive: true, force: true }).catch(() => {})
     throw new BgeError('ERR_BGE_SAVE', `checkpoint ${target} could not be written: ${(cause as Error).message}`, { cause })
   }
-  const kept = new Set([state.best?.step, ...(await checkpointSteps(out)).slice(0, KEEP)])
-  for (const step of await checkpointSteps(out)) {
-    if (!kept.has(step)) await rm(join(folder, `step-${step}`), { recursive: true, force: true })
+  await prune(out, state.best?.step)
+}
+
+/** Keeps the newest checkpoints and the best; removes what an interrupted save left behind. */
+async function prune(out: string, best: number | undefined): Promise<void> {
+  const kept = new Set([best, ...(await checkpointSteps(out)).slice(0, KEEP)].map((step) => `step-${step}`))
+  for (const name of await readdir(join(out, 'checkpoints'))) {
+    if (/^\.?step-\d+$/.test(name) && !kept.has(name)) await rm(join(out, 'checkpoints', name), { recursive: true, force: true })
   }
 }
 
@@ -100,7 +105,10 @@ export async function newestCheckpoint(out: string, run: string): Promise<RunSta
 export async function loadCheckpoint(out: string, step: number, modules: Modules, adamW?: AdamW): Promise<void> {
   const folder = join(out, 'checkpoints', `step-${step}`)
   for (const [index, [name, { parameters }]] of Object.entries(modules).entries()) {
-    await read(join(folder, `${name}.safetensors`), parameters.list.map(({ name: key }) => [key, (values) => parameters.write(key, values)]))
+    await read(
+      join(folder, `${name}.safetensors`),
+      parameters.list.map(({ name: key }) => [key, (values) => parameters.write(key, values)]),
+    )
     if (!adamW) continue
     const moment = (which: 0 | 1) =>
       parameters.list.map(({ name: key }): Reader => [`${MOMENTS[which]}.${key}`, (values) => adamW.writeMoment(index, which, key, values)])

@@ -50,9 +50,18 @@ interface KeyRule {
   readonly free?: true
 }
 
-const integer = (min: number, max: number = Number.MAX_SAFE_INTEGER) => (v: unknown): boolean => Number.isSafeInteger(v) && (v as number) >= min && (v as number) <= max
-const number = (accepts: (v: number) => boolean) => (v: unknown): boolean => typeof v === 'number' && Number.isFinite(v) && accepts(v)
-const word = (...words: string[]) => (v: unknown): boolean => words.includes(v as string)
+const integer =
+  (min: number, max: number = Number.MAX_SAFE_INTEGER) =>
+  (v: unknown): boolean =>
+    Number.isSafeInteger(v) && (v as number) >= min && (v as number) <= max
+const number =
+  (accepts: (v: number) => boolean) =>
+  (v: unknown): boolean =>
+    typeof v === 'number' && Number.isFinite(v) && accepts(v)
+const word =
+  (...words: string[]) =>
+  (v: unknown): boolean =>
+    words.includes(v as string)
 const pairs: readonly StageName[] = ['contrastive', 'finetune']
 const pretrain: readonly StageName[] = ['pretrain']
 
@@ -63,20 +72,34 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKey, KeyRule>> = {
   batchSize: { expected: 'an integer of at least 1 (texts or queries per optimizer step)', accepts: integer(1) },
   microBatchTokens: { expected: 'an integer of at least 1 (tokens of activations kept at a time)', accepts: integer(1) },
   groupSize: { expected: 'an integer of at least 1 (passages per query: 1 positive + hard negatives)', accepts: integer(1), stages: pairs },
-  learningRate: { expected: 'a number greater than 0', accepts: number((v) => v > 0) },
+  learningRate: { expected: 'a number greater than 0 and at most 1', accepts: number((v) => v > 0 && v <= 1) },
   warmupRatio: { expected: 'a number from 0 to 1 (share of all steps)', accepts: number((v) => v >= 0 && v <= 1) },
-  weightDecay: { expected: 'a number of at least 0', accepts: number((v) => v >= 0) },
+  weightDecay: { expected: 'a number from 0 to 1', accepts: number((v) => v >= 0 && v <= 1) },
   maxGradNorm: { expected: 'a number of at least 0 (0: no clipping)', accepts: number((v) => v >= 0) },
-  temperature: { expected: 'a number greater than 0 and at most 1', accepts: number((v) => v > 0 && v <= 1), stages: pairs },
-  queryMaxLength: { expected: 'an integer of at least 3 (tokens, [CLS], [SEP] and instruction included)', accepts: integer(3), stages: pairs },
+  temperature: { expected: 'a number from 0.0001 to 1', accepts: number((v) => v >= 1e-4 && v <= 1), stages: pairs },
+  queryMaxLength: {
+    expected: 'an integer of at least 3 (tokens, [CLS], [SEP] and instruction included)',
+    accepts: integer(3),
+    stages: pairs,
+  },
   passageMaxLength: { expected: 'an integer of at least 3 (tokens, [CLS] and [SEP] included)', accepts: integer(3), stages: pairs },
   maxLength: { expected: 'an integer of at least 3 (tokens, [CLS] and [SEP] included)', accepts: integer(3), stages: pretrain },
   encoderMaskRatio: { expected: 'a number between 0 and 1', accepts: number((v) => v > 0 && v < 1), stages: pretrain },
   decoderMaskRatio: { expected: 'a number between 0 and 1', accepts: number((v) => v > 0 && v < 1), stages: pretrain },
-  instruction: { expected: 'a string (put before every query; "" for none, "zh" and "en" for BGE\'s)', accepts: (v) => typeof v === 'string', stages: pairs },
-  dropout: { expected: "a number from 0 to below 1, or null for the model's own", accepts: (v) => v === null || number((p) => p >= 0 && p < 1)(v) },
+  instruction: {
+    expected: 'a string (put before every query; "" for none, "zh" and "en" for BGE\'s)',
+    accepts: (v) => typeof v === 'string',
+    stages: pairs,
+  },
+  dropout: {
+    expected: "a number from 0 to below 1, or null for the model's own",
+    accepts: (v) => v === null || number((p) => p >= 0 && p < 1)(v),
+  },
   seed: { expected: 'an integer from 0 to 2^53 - 1', accepts: integer(0) },
-  device: { expected: "a device: 'auto', 'cpu', 'cuda' or 'cuda:N'", accepts: (v) => typeof v === 'string' && /^(auto|cpu|cuda(:\d+)?)$/.test(v) },
+  device: {
+    expected: "a device: 'auto', 'cpu', 'cuda' or 'cuda:N'",
+    accepts: (v) => typeof v === 'string' && /^(auto|cpu|cuda(:\d+)?)$/.test(v),
+  },
   dtype: { expected: "'fp32', the only type that training computes in so far", accepts: word('fp32') },
   saveEvery: { expected: 'an integer of at least 0 (steps between checkpoints; 0: only at the end)', accepts: integer(0), free: true },
   logEvery: { expected: 'an integer of at least 1 (steps between rows of metrics.jsonl)', accepts: integer(1), free: true },
@@ -111,7 +134,9 @@ export function mergeConfig(stage: StageName, sources: readonly ConfigSource[]):
       const rule = Object.hasOwn(CONFIG_KEYS, key) ? CONFIG_KEYS[key as ConfigKey] : undefined
       if (!rule) throw unknownKey(key, origin)
       if (!rule.accepts(value)) {
-        throw new BgeError('ERR_BGE_CONFIG', `${key} must be ${rule.expected}, but was ${show(value)} (${origin})`, { details: { key, origin } })
+        throw new BgeError('ERR_BGE_CONFIG', `${key} must be ${rule.expected}, but was ${show(value)} (${origin})`, {
+          details: { key, origin },
+        })
       }
       if (rule.stages && !rule.stages.includes(stage)) unused.add(key)
       else config[key] = value
@@ -143,7 +168,10 @@ function unknownKey(key: string, origin: string): BgeError {
   const nearest = (Object.keys(CONFIG_KEYS) as ConfigKey[])
     .map((known) => ({ known, distance: editDistance(key.toLowerCase().replaceAll(/[-_]/g, ''), known.toLowerCase()) }))
     .sort((a, b) => a.distance - b.distance)[0]!
-  const hint = nearest.distance <= Math.max(2, key.length / 3) ? `; did you mean ${nearest.known}?` : `; known keys: ${Object.keys(CONFIG_KEYS).join(', ')}`
+  const hint =
+    nearest.distance <= Math.max(2, key.length / 3)
+      ? `; did you mean ${nearest.known}?`
+      : `; known keys: ${Object.keys(CONFIG_KEYS).join(', ')}`
   return new BgeError('ERR_BGE_CONFIG', `${show(key)} is not a configuration key (${origin})${hint}`, { details: { key, origin } })
 }
 

@@ -56,6 +56,7 @@ async function openPairs({ model, files, config }: StageContext): Promise<StageR
   const { encoder, device, tokenizer } = model
   const data = await readPairs(files, { groupSize: config.groupSize, scores: config.distillation !== 'none' })
   const instruction = resolveInstruction(config.instruction)
+  model.instruction = instruction // saved with the model: what queries were trained with is what they must be encoded with
   const queryText = (row: number): string => {
     const { query, prompt } = data.rows[row]!
     return (prompt ?? instruction) + data.queries[query]!
@@ -84,7 +85,11 @@ async function openPairs({ model, files, config }: StageContext): Promise<StageR
         device,
         [batch.queries, batch.passages],
         async ([Q, P]) => {
-          const { dQ, dP, ...result } = await device.contrastive(Q!, P!, { ...objective(config), ...batch.ids, ...(batch.teacher && { teacher: batch.teacher }) })
+          const { dQ, dP, ...result } = await device.contrastive(Q!, P!, {
+            ...objective(config),
+            ...batch.ids,
+            ...(batch.teacher && { teacher: batch.teacher }),
+          })
           return { ...result, gradients: [dQ, dP] }
         },
         { microBatchTokens: config.microBatchTokens, key, ...(signal && { signal }) },
@@ -114,14 +119,22 @@ function checkObjective(model: BgeModel, config: TrainConfig): void {
   const width = model.encoder.config.hidden
   const tooWide = config.matryoshka.find((dims) => dims > width)
   if (tooWide !== undefined) {
-    throw new BgeError('ERR_BGE_CONFIG', `matryoshka must hold widths of at most ${width}, the model's, but was ${tooWide}`, { details: { key: 'matryoshka' } })
+    throw new BgeError('ERR_BGE_CONFIG', `matryoshka must hold widths of at most ${width}, the model's, but was ${tooWide}`, {
+      details: { key: 'matryoshka' },
+    })
   }
   if (!model.encoder.config.normalize) {
-    throw new BgeError('ERR_BGE_MODEL_FORMAT', 'contrastive training needs a model that normalises its embeddings, but modules.json has no Normalize module')
+    throw new BgeError(
+      'ERR_BGE_MODEL_FORMAT',
+      'contrastive training needs a model that normalises its embeddings, but modules.json has no Normalize module',
+    )
   }
   const perQuery = config.candidates === 'group' ? config.groupSize : config.groupSize * config.batchSize
   if (perQuery === 1) {
-    throw new BgeError('ERR_BGE_NOTHING_TO_LEARN', `1 candidate per query: nothing to learn; raise ${config.candidates === 'group' ? 'groupSize' : 'batchSize or groupSize'}`)
+    throw new BgeError(
+      'ERR_BGE_NOTHING_TO_LEARN',
+      `1 candidate per query: nothing to learn; raise ${config.candidates === 'group' ? 'groupSize' : 'batchSize or groupSize'}`,
+    )
   }
   if (config.distillation !== 'none' && config.groupSize === 1) {
     throw new BgeError('ERR_BGE_NOTHING_TO_LEARN', '1 candidate per query: nothing to learn from teacher scores; raise groupSize')

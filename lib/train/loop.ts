@@ -47,7 +47,7 @@ export interface TrainHooks {
    * Before each checkpoint is written, with the model as it stands. A returned number is its dev score (higher is better): the best
    * checkpoint is kept and becomes model/, and `patience` scores without a new best end the run.
    */
-  onCheckpoint?: (checkpoint: { step: number; model: BgeModel }) => Promise<number | void>
+  onCheckpoint?: (checkpoint: { step: number; model: BgeModel }) => Promise<number | undefined>
 }
 
 export interface TrainResult {
@@ -73,7 +73,7 @@ export async function train<Batch>(stage: Stage<Batch>, options: TrainOptions): 
   const { config: given } = mergeConfig(stage.name, [{ origin: 'config', values: options.config ?? {} }])
   if (!resume) await requireEmpty(out)
   const files = await dataFiles(options.data)
-  const identity = await runIdentity(stage.name, options.model, files)
+  const identity = await runIdentity(stage.name, options, files)
   const settings = resume ? await resumedConfig(out, identity, given, stage.defaults) : { ...stage.defaults, ...given }
   const { device, threads, dropout } = settings
   const model = await BgeModel.load(options.model, {
@@ -126,7 +126,17 @@ export async function train<Batch>(stage: Stage<Batch>, options: TrainOptions): 
         state.seconds = clock.seconds()
         const epoch = state.step / perEpoch
         const speed = clock.rate(tokens)
-        const row = { step: state.step, epoch, loss, learningRate, gradNorm, tokensPerSecond: speed, tokens, seconds: state.seconds, ...measured }
+        const row = {
+          step: state.step,
+          epoch,
+          loss,
+          learningRate,
+          gradNorm,
+          tokensPerSecond: speed,
+          tokens,
+          seconds: state.seconds,
+          ...measured,
+        }
         if (state.step % config.logEvery === 0 || state.step === totalSteps) {
           await appendMetrics(out, row)
           clock.lap()
@@ -154,7 +164,12 @@ export async function train<Batch>(stage: Stage<Batch>, options: TrainOptions): 
 }
 
 /** Prepares the batch of a 0-based step; a function of the step alone. */
-function planner<Batch>(run: StageRun<Batch>, config: TrainConfig, perEpoch: number, signal?: AbortSignal): (step: number) => Promise<Batch> {
+function planner<Batch>(
+  run: StageRun<Batch>,
+  config: TrainConfig,
+  perEpoch: number,
+  signal?: AbortSignal,
+): (step: number) => Promise<Batch> {
   let planned = -1
   let batches: Int32Array[] = []
   return (step) => {
@@ -172,7 +187,9 @@ function planner<Batch>(run: StageRun<Batch>, config: TrainConfig, perEpoch: num
 function requireFinite(what: string, value: number, step: number, savedStep: number): void {
   if (Number.isFinite(value)) return
   const last = savedStep > 0 ? `the last good checkpoint is checkpoints/step-${savedStep}` : 'there is no checkpoint yet'
-  throw new BgeError('ERR_BGE_NON_FINITE', `${what} must be finite, but was ${value} at step ${step}; ${last}`, { details: { step, checkpoint: savedStep } })
+  throw new BgeError('ERR_BGE_NON_FINITE', `${what} must be finite, but was ${value} at step ${step}; ${last}`, {
+    details: { step, checkpoint: savedStep },
+  })
 }
 
 function recordScore(state: RunState, score: number): void {

@@ -1,11 +1,15 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { packBatches } from '../data/batch.js'
 import { readTexts } from '../data/texts.js'
 import { tokenCache } from '../data/tokens.js'
 import { BgeError } from '../errors.js'
 import { loadMlmHead } from '../model/model.js'
 import { initialiseParameters } from '../model/parameters.js'
-import { maskExample, packExamples, type RetroMaeBatch } from './collator.js'
+import { maskExample, packExamples, type RetroMaeBatch, type RetroMaeExample } from './collator.js'
 import { addTo, byWidth, checkLength, COMMON, type Stage } from './stage.js'
+
+/** Time in ms after which masking gives way to the event loop, which hands the device its next call. */
+const SLICE_MS = 4
 
 /** Micro-batches of one optimizer step, and the counts that make their losses means over the whole batch. */
 interface PretrainBatch {
@@ -46,7 +50,15 @@ export const pretrain: Stage<PretrainBatch> = {
 
       async prepare(rows, epoch, signal) {
         const sequences = await tokens.get(rows, signal)
-        const examples = sequences.map((ids, i) => maskExample(ids, tokenizer, { ...config, epoch, index: rows[i]! }))
+        const examples: RetroMaeExample[] = []
+        let sliceEnd = performance.now() + SLICE_MS
+        for (const [i, ids] of sequences.entries()) {
+          examples.push(maskExample(ids, tokenizer, { ...config, epoch, index: rows[i]! }))
+          if (performance.now() < sliceEnd) continue
+          await nextTurn()
+          signal?.throwIfAborted()
+          sliceEnd = performance.now() + SLICE_MS
+        }
         const lengths = Int32Array.from(sequences, (ids) => ids.length)
         const microBatches = packBatches(lengths, config.microBatchTokens).map((indices) => packExamples(examples, indices))
         const sum = (count: (micro: RetroMaeBatch) => number): number => microBatches.reduce((total, micro) => total + count(micro), 0)
@@ -60,7 +72,10 @@ export const pretrain: Stage<PretrainBatch> = {
 
       async step(batch, key, signal) {
         if (batch.encoderCount === 0 || batch.decoderCount === 0) {
-          throw new BgeError('ERR_BGE_DATA', `step ${key.step}: expected at least one token to predict, but every text of the batch is empty or unknown`)
+          throw new BgeError(
+            'ERR_BGE_DATA',
+            `step ${key.step}: expected at least one token to predict, but every text of the batch is empty or unknown`,
+          )
         }
         const mlm = { loss: 0, correct: 0, count: 0 }
         const mae = { loss: 0, correct: 0, count: 0 }

@@ -11,6 +11,8 @@ export interface RunIdentity {
   readonly stage: StageName
   /** SHA-256 over the names and contents of the model folder's files */
   readonly model: string
+  /** as given, or 'folder': what the model folder says */
+  readonly pooling: string
   /** name and SHA-256 of each data file, in order */
   readonly data: readonly { readonly name: string; readonly sha256: string }[]
 }
@@ -42,7 +44,10 @@ export async function requireEmpty(out: string): Promise<void> {
     throw new BgeError('ERR_BGE_FILE', `run folder ${out} cannot be read: ${cause.message}`, { cause })
   })
   if (entries.length > 0) {
-    throw new BgeError('ERR_BGE_RESUME', `run folder ${out} must be empty or new, but holds ${show(entries[0])}; resume the run or choose another folder`)
+    throw new BgeError(
+      'ERR_BGE_RESUME',
+      `run folder ${out} must be empty or new, but holds ${show(entries[0])}; resume the run or choose another folder`,
+    )
   }
 }
 
@@ -78,10 +83,14 @@ export async function resumedConfig<Defaults>(
 }
 
 /** Hashes what a run starts from. `files`: the data files. */
-export async function runIdentity(stage: StageName, model: string, files: readonly string[]): Promise<RunIdentity> {
+export async function runIdentity(
+  stage: StageName,
+  { model, pooling = 'folder' }: { model: string; pooling?: string },
+  files: readonly string[],
+): Promise<RunIdentity> {
   const data = []
   for (const file of files) data.push({ name: basename(file), sha256: await hashFile(file) })
-  return { stage, model: await hashFolder(model), data }
+  return { stage, model: await hashFolder(model), pooling, data }
 }
 
 /** Hash of configuration and identity: a checkpoint belongs to exactly one run. */
@@ -94,7 +103,11 @@ export function runHash(config: TrainConfig, identity: RunIdentity): string {
 
 /** Appends a row to metrics.jsonl. */
 export async function appendMetrics(out: string, row: MetricsRow): Promise<void> {
-  await appendFile(join(out, 'metrics.jsonl'), JSON.stringify(row) + '\n')
+  try {
+    await appendFile(join(out, 'metrics.jsonl'), JSON.stringify(row) + '\n')
+  } catch (cause) {
+    throw new BgeError('ERR_BGE_FILE', `${join(out, 'metrics.jsonl')} cannot be written: ${(cause as Error).message}`, { cause })
+  }
 }
 
 /** Drops the rows of metrics.jsonl after `step`, and a last row that was cut off. */
@@ -130,15 +143,20 @@ function compareIdentity(out: string, stored: RunIdentity, now: RunIdentity): vo
   }
   if (stored.stage !== now.stage) refuse('stage', stored.stage, now.stage)
   if (stored.model !== now.model) refuse('model', 'the folder that the run was started from, unchanged', 'another one or changed')
+  if (stored.pooling !== now.pooling) refuse('pooling', stored.pooling, now.pooling)
   if (stored.data.length !== now.data.length) refuse('data', `${stored.data.length} files`, String(now.data.length))
   for (const [i, file] of stored.data.entries()) {
-    if (file.sha256 !== now.data[i]!.sha256) refuse('data', `${file.name} as it was when the run was started`, `${now.data[i]!.name} with other contents`)
+    if (file.sha256 !== now.data[i]!.sha256)
+      refuse('data', `${file.name} as it was when the run was started`, `${now.data[i]!.name} with other contents`)
   }
 }
 
 async function hashFolder(folder: string): Promise<string> {
   const hash = createHash('sha256')
-  for (const name of (await readdir(folder, { recursive: true })).sort()) {
+  const names = await readdir(folder, { recursive: true }).catch((cause: unknown) => {
+    throw new BgeError('ERR_BGE_FILE', `model folder ${folder} cannot be read: ${(cause as Error).message}`, { cause })
+  })
+  for (const name of names.sort()) {
     const file = join(folder, name)
     if ((await stat(file)).isFile()) hash.update(`${name} ${await hashFile(file)}\n`)
   }
@@ -156,4 +174,3 @@ async function readJson<T>(out: string, name: string): Promise<T> {
 function pick(config: Partial<TrainConfig>, keys: readonly ConfigKey[]): Partial<TrainConfig> {
   return Object.fromEntries(keys.map((key) => [key, config[key]]))
 }
-

@@ -65,7 +65,9 @@ export function byWidth(small: number, base: number, large: number): (hidden: nu
 export function checkLength(model: BgeModel, key: 'maxLength' | 'queryMaxLength' | 'passageMaxLength', value: number): void {
   const most = model.encoder.config.maxPositions
   if (value > most) {
-    throw new BgeError('ERR_BGE_CONFIG', `${key} must be at most ${most}, the model's max_position_embeddings, but was ${value}`, { details: { key } })
+    throw new BgeError('ERR_BGE_CONFIG', `${key} must be at most ${most}, the model's max_position_embeddings, but was ${value}`, {
+      details: { key },
+    })
   }
 }
 

@@ -111,9 +111,10 @@ OpTensors attentionBackward(OpCall& c) {
   AttentionInputs in(c);
   const auto& a = in.a;
   auto dQ = c.out("dQ", a.q.rows, a.q.cols), dK = c.out("dK", a.k.rows, a.k.cols), dV = c.out("dV", a.k.rows, a.k.cols);
-  auto dOut = c.matrix("dOut", a.q.rows, a.q.cols), y = c.matrix("out", a.q.rows, a.q.cols);
-  const float* lse = c.floats("lse", a.heads * a.q.rows);
-  return c.run([&] { c.backend.attentionBackward(dQ, dK, dV, dOut, y, lse, a); });
+  // `out` and `lse` come from this device's own forward pass: with large scores another one's lse is further off than a gradient may be.
+  auto dOut = c.matrix("dOut", a.q.rows, a.q.cols), y = c.saved(a.q.rows, a.q.cols);
+  float* lse = c.savedFloats(a.heads * a.q.rows);
+  return c.run([&] { c.backend.attentionBackward(dQ, dK, dV, dOut, y, lse, a); }, nullptr, [&] { c.backend.attention(y, lse, a); });
 }
 
 // ---- rows ----

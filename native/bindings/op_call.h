@@ -77,6 +77,9 @@ class OpCall {
     if (in_.f.count(name)) return static_cast<int64_t>(in_.f.at(name).size());
     fail("needs the input " + name);
   }
+  // What a forward pass leaves for the backward pass: run()'s `before` writes it, the op must leave it as it is.
+  Matrix saved(int64_t rows, int64_t cols) { return view(make<float>("", kSaved, rows, cols, cols + pad_, nullptr)); }
+  float* savedFloats(int64_t n) { return array<float>(make<float>("", kSaved, 1, n, n, nullptr)); }
   // A result struct of the contract, with its starting value; read it with value() in `finish`.
   template <class T>
   T* result(const T& initial) {
@@ -89,18 +92,25 @@ class OpCall {
     return v;
   }
 
-  // Runs the op, then returns its outputs; `finish` adds what is not a plain array.
-  OpTensors run(const std::function<void()>& op, const std::function<void(OpTensors&)>& finish = nullptr) {
+  // Runs the op, then returns its outputs. `finish` adds what is not a plain array; `before` runs once, ahead of the op and untimed.
+  OpTensors run(const std::function<void()>& op, const std::function<void(OpTensors&)>& finish = nullptr,
+                const std::function<void()>& before = nullptr) {
     const int64_t repeat = size("repeat", 0);
     for (auto& [name, unused] : attributes_) {
       if (!used_.count(name)) fail("has no attribute " + name);
     }
     refuseUnused(in_.f), refuseUnused(in_.i), refuseUnused(in_.u), refuseUnused(in_.w);
-    const auto before = backend.workspace().mark();
+    const auto mark = backend.workspace().mark();
     std::vector<double> seconds;
     for (int64_t i = 0; i < std::max<int64_t>(repeat, 1); ++i) {
       for (auto& x : buffers_) {
         if (i == 0 || !x.out.empty()) backend.upload(x.device, x.image.data(), x.image.size());
+      }
+      if (i == 0 && before) {
+        before();
+        for (auto& x : buffers_) {
+          if (x.out == kSaved) freeze(x);
+        }
       }
       backend.synchronize();
       const auto start = std::chrono::steady_clock::now();
@@ -109,7 +119,7 @@ class OpCall {
       seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
     const auto after = backend.workspace().mark();
-    if (before.block != after.block || before.used != after.used) broken("did not give its workspace back");
+    if (mark.block != after.block || mark.used != after.used) broken("did not give its workspace back");
     OpTensors outputs;
     for (auto& x : buffers_) collect(x, outputs);
     if (repeat > 0) {
@@ -136,6 +146,14 @@ class OpCall {
     char* data() const { return device + kBefore; }
   };
   static constexpr const char* kHidden = "(result)";
+  static constexpr const char* kSaved = "(saved)";
+
+  // From here on an input.
+  void freeze(Buffer& x) {
+    backend.download(x.image.data(), x.device, x.image.size());
+    x.in = "(a value saved by the forward pass)";
+    x.out.clear();
+  }
 
   template <class T>
   static constexpr Kind kindOf() {

@@ -40,8 +40,8 @@ Napi::Object AdamWHandle::create(Napi::Env env, std::shared_ptr<DeviceCore> core
   OptimizerOptions options;
   if (present(optionsValue)) {
     auto o = object(optionsValue, "options");
-    auto take = [&](const char* key, float& target, double max) {
-      if (present(o.Get(key))) target = static_cast<float>(number(o.Get(key), key, 0, max));
+    auto take = [&](const char* key, double& target, double max) {
+      if (present(o.Get(key))) target = number(o.Get(key), key, 0, max);
     };
     take("beta1", options.beta1, 1);
     take("beta2", options.beta2, 1);

@@ -144,6 +144,8 @@ class Backend {
   virtual void linearBackwardInput(Matrix dX, Matrix dOut, Weight w, bool accumulate, const Matrix* gelu) = 0;
   // dW (O, I) accumulates dOut^T x; dBias (O), may be null, accumulates the column sums of dOut.
   virtual void linearBackwardWeight(float* dW, float* dBias, Matrix dOut, Matrix x) = 0;
+  // dX = dOut * gelu'(preActivation), (R, F); dX may be dOut.
+  virtual void geluBackward(Matrix dX, Matrix dOut, Matrix preActivation) = 0;
   // c = alpha * op(a) op(b) + beta * c; plain product without packing caches. beta == 0 does not read c.
   virtual void matmul(Matrix c, Matrix a, bool transposeA, Matrix b, bool transposeB, float alpha, float beta) = 0;
 

@@ -35,6 +35,7 @@ class CpuBackend final : public Backend {
   void linear(Matrix out, Matrix x, Weight w, const float* bias, Activation act, Matrix* preActivation) override;
   void linearBackwardInput(Matrix dX, Matrix dOut, Weight w, bool accumulate, const Matrix* gelu) override;
   void linearBackwardWeight(float* dW, float* dBias, Matrix dOut, Matrix x) override;
+  void geluBackward(Matrix dX, Matrix dOut, Matrix preActivation) override;
   void matmul(Matrix c, Matrix a, bool transposeA, Matrix b, bool transposeB, float alpha, float beta) override;
   void attention(Matrix out, float* lse, const Attention& a) override;
   void attentionBackward(Matrix dQ, Matrix dK, Matrix dV, Matrix dOut, Matrix out, const float* lse, const Attention& a) override;

@@ -77,7 +77,7 @@ struct Encoder::Saved {
     return {pruned ? pruned->packed : b.packed, b.packed, pruned ? pruned->rows : b.all, nullptr, plan, static_cast<uint32_t>(l)};
   }
   Matrix run(Arena& a, const DeviceBatch& b, const RowSelection* rows, const DropoutPlan& plan, bool keep);
-  void pool(Matrix out, Matrix pooled, float* norm, Matrix last, const DeviceBatch& b, const int32_t* clsAt) const;
+  void pool(Matrix out, Matrix pooled, float* norm, Matrix last, const DeviceBatch& b, const int32_t* cls) const;
   void free();
 };
 
@@ -112,11 +112,11 @@ Matrix Encoder::Saved::run(Arena& a, const DeviceBatch& b, const RowSelection* r
   return x;
 }
 
-// out (N, C): the embeddings of `last`; pooled (N, C) and norm (N) are what the normalisation's backward needs.
-void Encoder::Saved::pool(Matrix out, Matrix pooled, float* norm, Matrix last, const DeviceBatch& b, const int32_t* clsAt) const {
+// out (N, C): the embeddings of `last`, whose rows `cls` (N) are the CLS tokens. pooled (N, C), norm (N): for the backward pass.
+void Encoder::Saved::pool(Matrix out, Matrix pooled, float* norm, Matrix last, const DeviceBatch& b, const int32_t* cls) const {
   const Matrix to = config.normalize ? pooled : out;
   if (config.pooling == Pooling::mean) backend.meanPool(to, last, b.packed);
-  else backend.gatherRows(to, last, clsAt, b.packed.count);
+  else backend.gatherRows(to, last, cls, b.packed.count);
   if (config.normalize) backend.normalize(out, norm, pooled);
 }
 
@@ -174,17 +174,17 @@ void Encoder::forward(Matrix hidden, Matrix cls, Matrix embeddings, const TokenB
     s.batch.emplace(backend_, s.arena, s.host);
     const bool mean = config.pooling == Pooling::mean;
     const std::vector<int32_t> none, firsts = clsRows(host);
-    std::vector<int32_t> every;  // the last layer's rows, if not all
+    std::vector<int32_t> wanted;  // the last layer's rows, if not all
     if (s.hasEmbeddings && mean) {
       s.hiddenAt = host.rows;
       s.clsAt = firsts;
     } else {
       const auto& a = s.hasHidden ? host.rows : none;
       const auto& b = s.hasCls || s.hasEmbeddings ? firsts : none;
-      std::set_union(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(every));
-      s.hiddenAt = indicesIn(every, a);
-      s.clsAt = indicesIn(every, b);
-      s.selected.emplace(backend_, s.arena, s.host, s.batch->all, std::move(every));
+      std::set_union(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(wanted));
+      s.hiddenAt = indicesIn(wanted, a);
+      s.clsAt = indicesIn(wanted, b);
+      s.selected.emplace(backend_, s.arena, s.host, s.batch->all, std::move(wanted));
     }
     s.hiddenAtDevice = uploadTo(backend_, s.arena, s.hiddenAt);
     s.clsAtDevice = uploadTo(backend_, s.arena, s.clsAt);

@@ -28,6 +28,7 @@ class EnhancedDecoder {
   MlmHead& head;
   Parameters parameters;
   // cls (N, C). dCls (N, C) overwritten. Accumulates into parameters, the head and the encoder's embedding tables.
+  // dCls.data null: loss only. scale as in MlmHead::step. Only rows with a label are computed.
   HeadResult step(Matrix dCls, Matrix cls, const DecoderBatch& batch, const std::optional<DropoutKey>& key, float scale);
 
  private:

@@ -81,15 +81,10 @@ HeadResult MlmHead::step(Matrix dHidden, Matrix hidden, const std::vector<int32_
     if (dHidden.data) {
       b.addLayerNormBackward(dT, Matrix(), parameters.gradient("cls.predictions.transform.LayerNorm.weight"),
                              parameters.gradient("cls.predictions.transform.LayerNorm.bias"), dT, act, mean, rstd, gamma, plain, Dropout());
-      // Here the GELU is followed by a LayerNorm, not by a linear layer into whose backward it could be fused: a unit matrix stands in
-      // for that layer. It costs C / 3V of this function and is exact.
-      std::vector<float> unit(static_cast<size_t>(C * C), 0);
-      for (int64_t i = 0; i < C; ++i) unit[static_cast<size_t>(i * C + i)] = 1;
-      const Matrix dPre = matrix(R, C);
-      b.linearBackwardInput(dPre, dT, {uploadTo(b, arena, unit), C, C, 0}, false, &pre);
+      b.geluBackward(dT, dT, pre);
       b.linearBackwardWeight(parameters.gradient("cls.predictions.transform.dense.weight"),
-                             parameters.gradient("cls.predictions.transform.dense.bias"), dPre, h);
-      b.linearBackwardInput(dH, dPre, dense, false, nullptr);
+                             parameters.gradient("cls.predictions.transform.dense.bias"), dT, h);
+      b.linearBackwardInput(dH, dT, dense, false, nullptr);
     }
     CrossEntropyResult host;
     b.download(&host, sums, sizeof(host));

@@ -104,24 +104,25 @@ ContrastiveResult contrastiveObjective(Backend& backend, Matrix dQ, Matrix dP, M
   Arena& arena = backend.workspace();
   Arena::Scope scope(arena);
   const auto matrix = [&](int64_t rows, int64_t cols) { return Matrix(arena.take<float>(rows * cols), rows, cols); };
-  auto* result = arena.take<ContrastiveResult>(1);
-  backend.zero(result, sizeof(ContrastiveResult));
+  const size_t passes = std::max<size_t>(1, options.matryoshka.size());
+  auto* results = arena.take<ContrastiveResult>(static_cast<int64_t>(passes));  // one per width
+  backend.zero(results, passes * sizeof(ContrastiveResult));
 
-  const auto widths = static_cast<float>(std::max<size_t>(1, options.matryoshka.size()));
-  const Contrastive whole = prepare(backend, arena, options, q.rows, 1 / widths);
+  const Contrastive whole = prepare(backend, arena, options, q.rows, 1 / static_cast<float>(passes));
   if (options.matryoshka.empty()) {
-    pass(backend, result, dQ, dP, q, p, whole);
+    pass(backend, results, dQ, dP, q, p, whole);
   } else {
     for (const Matrix& d : {dQ, dP})
       for (int64_t r = 0; d.data && r < d.rows; ++r) backend.zero(d.row(r), static_cast<size_t>(d.cols) * sizeof(float));
-    for (const int32_t w : options.matryoshka) {
+    for (size_t i = 0; i < passes; ++i) {
+      const int32_t w = options.matryoshka[i];
       Arena::Scope width(arena);
       const Matrix qw = matrix(q.rows, w), pw = matrix(p.rows, w);
       float *qNorm = arena.take<float>(q.rows), *pNorm = arena.take<float>(p.rows);
       backend.normalize(qw, qNorm, q.columns(0, w));
       backend.normalize(pw, pNorm, p.columns(0, w));
       const Matrix dQw = dQ.data ? matrix(q.rows, w) : Matrix(), dPw = dP.data ? matrix(p.rows, w) : Matrix();
-      pass(backend, result, dQw, dPw, qw, pw, whole);
+      pass(backend, results + i, dQw, dPw, qw, pw, whole);
       if (dQ.data) {
         backend.normalizeBackward(dQw, dQw, qw, qNorm);
         backend.add(dQ.columns(0, w), dQw, 1);
@@ -132,9 +133,14 @@ ContrastiveResult contrastiveObjective(Backend& backend, Matrix dQ, Matrix dP, M
       }
     }
   }
-  ContrastiveResult host;
-  backend.download(&host, result, sizeof(host));
-  return host;
+  std::vector<ContrastiveResult> host(passes);
+  backend.download(host.data(), results, passes * sizeof(ContrastiveResult));
+  ContrastiveResult total;
+  for (const auto& r : host) total.loss += r.loss;
+  const auto widest = std::max_element(options.matryoshka.begin(), options.matryoshka.end()) - options.matryoshka.begin();
+  total.correct = host[static_cast<size_t>(widest)].correct;  // accuracy and masks are those of the widest vectors
+  total.masked = host[static_cast<size_t>(widest)].masked;
+  return total;
 }
 
 }  // namespace bge

@@ -61,7 +61,7 @@ double Optimizer::step(float learningRate, float maxNorm) {
       Parameters& p = *modules_[i];
       if (!p.hasGradients()) continue;  // never touched by a backward: left alone, as torch does with grad None
       for (const Run& run : runs(p)) {
-        const float decay = run.decay ? options_.weightDecay : 0;
+        const double decay = run.decay ? options_.weightDecay : 0;
         const AdamW options{learningRate, options_.beta1, options_.beta2, options_.epsilon, decay, steps, maxNorm, squared};
         const int64_t at = run.first;
         backend_.adamw(p.values() + at, m_[i] + at, v_[i] + at, p.gradients() + at, run.end - at, options);

@@ -6,7 +6,7 @@
 
 namespace bge {
 
-struct OptimizerOptions { float beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f, weightDecay = 0.01f; };
+struct OptimizerOptions { double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0.01; };
 
 class Optimizer {
  public:

@@ -126,7 +126,7 @@ void multiplyManyRows(ThreadPool& pool, const Kernels& k, const GemmBlock& whole
                       Arena& workspace) {
   const int64_t panels = divideUp(whole.cols, k.panel), depthMost = std::max<int64_t>(std::min(whole.depth, kDepth), 1);
   const Grid cut = grid(k, whole.rows, whole.cols, depthMost, pool.threads(), whole.aTransposed);
-  const int64_t each = whole.aTransposed ? cut.rows * depthMost + kPackSlack : 0;
+  const int64_t each = whole.aTransposed ? cut.rows / k.tileRows * (depthMost * k.tileRows + kTileGap) : 0;
   float* packedB = workspace.take<float>(panels * k.panel * depthMost);
   float* scratch = workspace.take<float>(each * pool.threads());
   for (int64_t first = 0; first == 0 || first < whole.depth; first += kDepth) {
@@ -144,10 +144,10 @@ void multiplyManyRows(ThreadPool& pool, const Kernels& k, const GemmBlock& whole
       g.b = packedB + column * depth;
       if (g.aTransposed) {
         float* tiles = scratch + each * ThreadPool::thread();
-        k.packTransposedRows(tiles, sums && column == 0 ? sums + row : nullptr, g.a + row, g.aStride, g.rows, depth);
+        g.aTile = depth * k.tileRows + kTileGap;
+        k.packTransposedRows(tiles, g.aTile, sums && column == 0 ? sums + row : nullptr, g.a + row, g.aStride, g.rows, depth);
         g.a = tiles;
         g.aStride = k.tileRows;
-        g.aTile = depth * k.tileRows;
       }
       k.gemm(g);
     });

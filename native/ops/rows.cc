@@ -1,4 +1,4 @@
-// Gather, scatter and add rows; the description of a dropout site.
+// Gather, scatter and add rows, the GELU's derivative; the description of a dropout site.
 #include <cstring>
 
 #include "../core/cpu.h"
@@ -39,6 +39,12 @@ void CpuBackend::scatterRows(Matrix out, const int32_t* index, int64_t count, Ma
 void CpuBackend::add(Matrix out, Matrix x, float alpha) {
   forRows(pool, out.rows, out.cols, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) kernels.rows.add(out.row(r), x.row(r), alpha, out.cols);
+  });
+}
+
+void CpuBackend::geluBackward(Matrix dX, Matrix dOut, Matrix preActivation) {
+  forRows(pool, dX.rows, dX.cols, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) kernels.rows.geluBackward(dX.row(r), dOut.row(r), preActivation.row(r), dX.cols);
   });
 }
 

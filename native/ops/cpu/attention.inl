@@ -6,7 +6,7 @@ namespace bge {
 namespace BGE_ISA {
 
 constexpr int64_t kForwardRows = 2 * kTileRows;
-constexpr int64_t kBackwardRows = 16 * kTileRows;  // more: every block adds to all of dK and dV once
+constexpr int64_t kBackwardRows = 8 * kTileRows;  // more: every block adds to all of dK and dV once
 
 BGE_INLINE int64_t roundUp(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
 

@@ -55,7 +55,7 @@ struct AttentionHead {
   float* scratch;                              // attentionScratch() floats, 64-byte aligned
 };
 
-constexpr int64_t kPackSlack = 16;
+constexpr int64_t kTileGap = 16;  // floats that packTransposedRows may overwrite behind a tile
 
 struct Kernels {
   const char* name;  // "base", "avx2", "avx512"
@@ -65,9 +65,9 @@ struct Kernels {
 
   // B (depth, cols) into panels. transposed: B[k][n] = b[n * stride + k], else b[k * stride + n].
   void (*packPanels)(float* out, const float* b, int64_t stride, bool transposed, int64_t depth, int64_t cols);
-  // A[r][k] = a[k * stride + r] into tiles of (depth, tileRows), aTile = depth * tileRows; writes up to kPackSlack floats
-  // beyond the last tile. sums, if not null: (rows) += sum over k.
-  void (*packTransposedRows)(float* out, float* sums, const float* a, int64_t stride, int64_t rows, int64_t depth);
+  // A[r][k] = a[k * stride + r] into tiles for `gemm`, aTile >= depth * tileRows + kTileGap, its aStride is tileRows.
+  // sums, if not null: (rows) += sum over k.
+  void (*packTransposedRows)(float* out, int64_t aTile, float* sums, const float* a, int64_t stride, int64_t rows, int64_t depth);
   void (*gemm)(const GemmBlock& g);
 
   int64_t (*attentionScratch)(int64_t keys, int64_t size, bool backward);  // floats

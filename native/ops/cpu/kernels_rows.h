@@ -31,6 +31,7 @@ struct RowKernels {
   void (*add)(float* out, const float* x, float alpha, int64_t n);                                     // out += alpha x
   void (*sum3)(float* out, const float* a, const float* b, const float* c, int64_t n);                 // out = a + b + c
   void (*scale)(float* x, float factor, int64_t n);                                                    // x *= factor
+  void (*geluBackward)(float* dX, const float* dOut, const float* preActivation, int64_t n);              // dX = dOut gelu'(pre); may alias
   void (*divide)(float* out, const float* x, float divisor, int64_t n);                                // may alias
   void (*subtractDivide)(float* out, const float* x, const float* y, float a, float divisor, int64_t n);  // (x - a y) / divisor; may alias
   double (*dot)(const float* a, const float* b, int64_t n);                                            // in double
@@ -48,7 +49,8 @@ struct RowKernels {
   double (*expSum)(float* x, float reference, float factor, int64_t n);   // x = exp((x - reference) * factor), returns the sum; NaN stays
   float (*maskedMaximum)(MaskRange* range);                               // maximum of what remains
   int64_t (*findId)(const int32_t* ids, int32_t id, int64_t n);           // first index with ids == id, or n
-  int64_t (*atLeast)(int32_t* columns, float* x, float threshold, int64_t n);  // columns with x >= threshold, ascending; NaN in x becomes -infinity
+  // Writes the columns with x >= threshold, ascending, returns how many; room for n. NaN in x becomes -infinity first.
+  int64_t (*atLeast)(int32_t* columns, float* x, float threshold, int64_t n);
 
   void (*adamw)(float* parameter, float* m, float* v, const float* gradient, int64_t n, const AdamWStep* step);
 };

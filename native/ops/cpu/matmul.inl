@@ -177,25 +177,29 @@ static void packPanels(float* out, const float* b, int64_t stride, bool transpos
   }
 }
 
-// Whole vectors are stored: what a tile writes beyond its end is overwritten by the next one, and `out` has W floats to spare.
-static void packTransposedRows(float* out, float* sums, const float* a, int64_t stride, int64_t rows, int64_t depth) {
-  for (int64_t row = 0; row < rows; row += kTileRows, out += depth * kTileRows) {
-    const int64_t left = rows - row, n = left < kTileRows ? left : kTileRows;
-    constexpr int kVectors = (kTileRows + W - 1) / W;
-    vf s[kVectors] = {};
-    for (int64_t k = 0; k < depth; ++k) {
-      const float* from = a + k * stride + row;
-      float* to = out + k * kTileRows;
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) {
-        const int64_t m = n - v * W;
-        const vf x = left >= kVectors * W ? load(from + v * W) : load(from + v * W, m < 0 ? 0 : m > W ? W : m);
-        store(to + v * W, x);
-        s[v] += x;
+// A few rows of memory at a time: walking down a whole column would drop every cache line before its neighbours are used.
+// Whole vectors are stored; what they write beyond a tile's end goes to the gap between tiles or is overwritten by the next row.
+static void packTransposedRows(float* out, int64_t aTile, float* sums, const float* a, int64_t stride, int64_t rows, int64_t depth) {
+  constexpr int kVectors = (kTileRows + W - 1) / W;
+  constexpr int64_t kBlock = 8;
+  for (int64_t first = 0; first < depth; first += kBlock) {
+    const int64_t end = depth - first < kBlock ? depth : first + kBlock;
+    for (int64_t row = 0; row < rows; row += kTileRows) {
+      const int64_t left = rows - row, n = left < kTileRows ? left : kTileRows;
+      for (int v = 0; v < kVectors && v * W < n; ++v) {
+        const int64_t lanes = n - v * W < W ? n - v * W : W;
+        const bool full = left >= (v + 1) * W;
+        float* to = out + row / kTileRows * aTile + v * W;
+        const float* from = a + row + v * W;
+        vf s{};
+        for (int64_t k = first; k < end; ++k) {
+          const vf x = full ? load(from + k * stride) : load(from + k * stride, lanes);
+          store(to + k * kTileRows, x);
+          s += x;
+        }
+        if (sums) store(sums + row + v * W, load(sums + row + v * W, lanes) + s, lanes);
       }
     }
-    if (!sums) continue;
-    for (int i = 0; i < n; ++i) sums[row + i] += s[i / W][i % W];
   }
 }
 

@@ -55,8 +55,16 @@ static void scale(float* x, float factor, int64_t n) {
   forVectors(n, [=](int64_t i, int lanes) __attribute__((always_inline)) { storeLanes(x + i, loadLanes(x + i, lanes) * factor, lanes); });
 }
 
+static void geluBackward(float* dX, const float* dOut, const float* preActivation, int64_t n) {
+  forVectors(n, [=](int64_t i, int lanes) __attribute__((always_inline)) {
+    storeLanes(dX + i, loadLanes(dOut + i, lanes) * vgeluGrad(loadLanes(preActivation + i, lanes)), lanes);
+  });
+}
+
 static void divide(float* out, const float* x, float divisor, int64_t n) {
-  forVectors(n, [=](int64_t i, int lanes) __attribute__((always_inline)) { storeLanes(out + i, loadLanes(x + i, lanes) / divisor, lanes); });
+  forVectors(n, [=](int64_t i, int lanes) __attribute__((always_inline)) {
+    storeLanes(out + i, loadLanes(x + i, lanes) / divisor, lanes);
+  });
 }
 
 static void subtractDivide(float* out, const float* x, const float* y, float a, float divisor, int64_t n) {
@@ -138,7 +146,8 @@ static double expSum(float* x, float reference, float factor, int64_t n) {
 
 constexpr int64_t kFactorBlock = 256;
 
-static void dropout(float* out, const float* x, const float* residual, int64_t n, uint64_t element, uint32_t stream, const DropoutSite* site) {
+static void dropout(float* out, const float* x, const float* residual, int64_t n, uint64_t element, uint32_t stream,
+                    const DropoutSite* site) {
   alignas(64) float factors[kFactorBlock];
   for (int64_t first = 0; first < n; first += kFactorBlock) {
     const int64_t count = n - first < kFactorBlock ? n - first : kFactorBlock;
@@ -156,7 +165,8 @@ static void dropout(float* out, const float* x, const float* residual, int64_t n
   }
 }
 
-static void layerNorm(float* out, float* mean, float* rstd, const float* x, const float* gamma, const float* beta, float epsilon, int64_t n) {
+static void layerNorm(float* out, float* mean, float* rstd, const float* x, const float* gamma, const float* beta, float epsilon,
+                      int64_t n) {
   vf sum{};
   forVectors(n, [&](int64_t i, int lanes) __attribute__((always_inline)) { sum += loadLanes(x + i, lanes); });
   const float rough = hsum(sum) / (float)n;
@@ -245,7 +255,7 @@ static float maskedMaximum(MaskRange* range) {
     range->removed += total;
     return hmax(high);
   }
-  // Long lists: one bit per low id bits rejects nearly every column before the binary search.
+  // Long lists: a bit table over the ids' low 12 bits rejects nearly every column before the binary search.
   uint64_t filter[64] = {};
   for (int64_t k = 0; k < count; ++k) {
     const uint32_t h = (uint32_t)range->positives[k] & 4095u;
@@ -312,8 +322,8 @@ static void adamw(float* parameter, float* m, float* v, const float* gradient, i
   });
 }
 
-constexpr RowKernels rowKernels = {add,     sum3, scale,  divide, subtractDivide, dot,    dropout, layerNorm, layerNormBackward,
-                                      maximum, find, expSum, maskedMaximum, findId,  atLeast, adamw};
+constexpr RowKernels rowKernels = {add,     sum3,      scale,             geluBackward, divide, subtractDivide, dot,    dropout,
+                                   layerNorm, layerNormBackward, maximum, find, expSum, maskedMaximum, findId, atLeast, adamw};
 
 }  // namespace BGE_ISA
 }  // namespace bge

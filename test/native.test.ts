@@ -1,0 +1,210 @@
+import { spawnSync } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { BgeError, type BgeErrorCode } from '../lib/errors.js'
+import { type Device, type Encoder, type EncoderConfig, openDevice, type TokenBatch } from '../lib/native.js'
+import { Random } from './support/random.js'
+
+const CONFIG: EncoderConfig = {
+  layers: 2,
+  hidden: 32,
+  heads: 2,
+  intermediate: 64,
+  vocab: 50,
+  maxPositions: 16,
+  typeVocab: 2,
+  layerNormEps: 1e-12,
+  hiddenDropout: 0.1,
+  attentionDropout: 0.1,
+  pooling: 'cls',
+  normalize: true,
+}
+const BATCH: TokenBatch = { ids: Int32Array.of(1, 2, 3, 4, 5, 6, 7), cuSeqlens: Int32Array.of(0, 3, 7) }
+
+async function makeEncoder(device: Device): Promise<Encoder> {
+  const encoder = device.encoder(CONFIG)
+  const random = new Random(1)
+  for (const { name, shape } of encoder.parameters.list) {
+    const n = shape.reduce((a, b) => a * b, 1)
+    await encoder.parameters.write(name, name.endsWith('LayerNorm.weight') ? new Float32Array(n).fill(1) : random.floats(n, 0.1))
+  }
+  return encoder
+}
+
+/** The error a call throws at once; a promise would be too late. */
+function thrown(call: () => unknown): BgeError {
+  try {
+    const result = call()
+    if (result instanceof Promise) result.catch(() => {})
+  } catch (error) {
+    expect(error).toBeInstanceOf(BgeError)
+    return error as BgeError
+  }
+  throw new Error('nothing was thrown')
+}
+
+describe('arguments are checked before anything is enqueued', () => {
+  let device: Device
+  let other: Device
+  let encoder: Encoder
+  beforeAll(async () => {
+    device = await openDevice({ device: 'cpu', threads: 1 })
+    other = await openDevice({ device: 'cpu', threads: 1 })
+    encoder = await makeEncoder(device)
+  })
+  afterAll(() => {
+    device.dispose()
+    other.dispose()
+  })
+
+  const cases: readonly (readonly [string, BgeErrorCode, RegExp, () => unknown])[] = [
+    ['a tensor of plain numbers', 'ERR_BGE_ARGUMENT', /values must be a Float32Array, but was an array/, () => device.tensor([1, 2] as unknown as Float32Array, 1, 2)],
+    ['a tensor of another size', 'ERR_BGE_SHAPE', /rows \* cols \(2 x 3\)/, () => device.tensor(new Float32Array(5), 2, 3)],
+    ['half a row', 'ERR_BGE_ARGUMENT', /rows must be an integer/, () => device.zeros(1.5, 2)],
+    ['heads that do not fit', 'ERR_BGE_SHAPE', /config\.hidden/, () => device.encoder({ ...CONFIG, heads: 3 })],
+    ['a pooling that does not exist', 'ERR_BGE_ARGUMENT', /'cls' or 'mean', but was "max"/, () => device.encoder({ ...CONFIG, pooling: 'max' as 'cls' })],
+    ['a token outside the vocabulary', 'ERR_BGE_ARGUMENT', /batch\.ids\[1\].*below 50, but was 50/, () => encoder.embed({ ...BATCH, ids: Int32Array.of(1, 50, 3, 4, 5, 6, 7) })],
+    ['offsets that do not end at T', 'ERR_BGE_SHAPE', /cuSeqlens/, () => encoder.embed({ ...BATCH, cuSeqlens: Int32Array.of(0, 3, 6) })],
+    ['an empty sequence', 'ERR_BGE_SHAPE', /sequence 1 .* but has 0/, () => encoder.embed({ ...BATCH, cuSeqlens: Int32Array.of(0, 3, 3, 7) })],
+    ['a sequence that is too long', 'ERR_BGE_SHAPE', /1 to 16 tokens, but has 17/, () => encoder.embed({ ids: new Int32Array(17), cuSeqlens: Int32Array.of(0, 17) })],
+    ['a backward without a forward', 'ERR_BGE_ARGUMENT', /outstanding forward/, () => encoder.backward({ dCls: device.zeros(2, 32) })],
+    ['a tensor of another device', 'ERR_BGE_ARGUMENT', /another/, () => device.topK(device.zeros(1, 4), other.zeros(3, 4), 1)],
+    ['a temperature of 0', 'ERR_BGE_ARGUMENT', /temperature/, () => device.contrastive(device.zeros(2, 4), device.zeros(2, 4), { temperature: 0 })],
+    ['a parameter that does not exist', 'ERR_BGE_ARGUMENT', /no_such/, () => encoder.parameters.read('no_such')],
+    ['a parameter of another size', 'ERR_BGE_SHAPE', /LayerNorm/, () => encoder.parameters.write('embeddings.LayerNorm.bias', new Float32Array(3))],
+  ]
+  it.each(cases)('%s', (_, code, sentence, call) => {
+    const error = thrown(call)
+    expect(error.message).toMatch(sentence)
+    expect(error.code).toBe(code)
+  })
+
+  it('a call that was refused leaves the device as it was', async () => {
+    const { embeddings } = await encoder.forward(BATCH)
+    expect(embeddings.shape).toEqual([2, 32])
+    await encoder.discard()
+  })
+
+  it('threads and device names are checked', async () => {
+    await expect(openDevice({ threads: 0 })).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT' })
+    await expect(openDevice({ device: 'gpu' })).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT' })
+    await expect(openDevice({ device: 'cuda' })).rejects.toMatchObject({ code: 'ERR_BGE_DEVICE_UNAVAILABLE' })
+  })
+})
+
+describe('one forward is outstanding', () => {
+  it('a second one is refused until backward or discard', async () => {
+    const device = await openDevice({ device: 'cpu', threads: 1 })
+    const encoder = await makeEncoder(device)
+    const first = encoder.forward(BATCH)
+    expect(thrown(() => encoder.forward(BATCH)).code).toBe('ERR_BGE_ARGUMENT')
+    const { embeddings } = await first
+    await encoder.backward({ dEmbeddings: embeddings })
+    await encoder.forward(BATCH)
+    await encoder.discard()
+    await encoder.forward(BATCH)
+    device.dispose()
+  })
+})
+
+describe('lifetimes', () => {
+  it('a disposed handle throws ERR_BGE_CLOSED, and disposing twice is nothing', async () => {
+    const device = await openDevice({ device: 'cpu', threads: 1 })
+    const encoder = await makeEncoder(device)
+    const tensor = device.zeros(2, 3)
+    tensor.dispose()
+    tensor.dispose()
+    expect(thrown(() => tensor.toArray()).code).toBe('ERR_BGE_CLOSED')
+    expect(thrown(() => device.topK(tensor, device.zeros(1, 3), 1)).code).toBe('ERR_BGE_CLOSED')
+    encoder.dispose()
+    encoder.dispose()
+    expect(thrown(() => encoder.embed(BATCH)).code).toBe('ERR_BGE_CLOSED')
+    expect(thrown(() => encoder.parameters.read('embeddings.LayerNorm.bias')).code).toBe('ERR_BGE_CLOSED')
+    device.dispose()
+    device.dispose()
+    expect(thrown(() => device.zeros(1, 1)).code).toBe('ERR_BGE_CLOSED')
+    expect(thrown(() => device.synchronize()).code).toBe('ERR_BGE_CLOSED')
+  })
+
+  it('disposing a handle does not take it from a call that was made before', async () => {
+    const device = await openDevice({ device: 'cpu', threads: 1 })
+    const tensor = device.tensor(Float32Array.of(1, 2, 3), 1, 3)
+    const values = tensor.toArray()
+    tensor.dispose()
+    expect(await values).toEqual(Float32Array.of(1, 2, 3))
+    device.dispose()
+  })
+
+  it('an array may change as soon as the call has returned', async () => {
+    const device = await openDevice({ device: 'cpu', threads: 1 })
+    const values = Float32Array.of(1, 2, 3)
+    const tensor = device.tensor(values, 1, 3)
+    values.fill(0)
+    expect(await tensor.toArray()).toEqual(Float32Array.of(1, 2, 3))
+    device.dispose()
+  })
+
+  it('a device closes all it made; what was enqueued before is finished', async () => {
+    const device = await openDevice({ device: 'cpu', threads: 1 })
+    const encoder = await makeEncoder(device)
+    const calls = Array.from({ length: 5 }, () => encoder.embed(BATCH))
+    device.dispose()
+    expect(thrown(() => encoder.embed(BATCH)).code).toBe('ERR_BGE_CLOSED')
+    const settled = await Promise.allSettled(calls)
+    expect(settled.map((s) => s.status)).toEqual(new Array(5).fill('fulfilled'))
+  })
+
+  it('two devices do not share anything', async () => {
+    const [a, b] = [await openDevice({ device: 'cpu', threads: 1 }), await openDevice({ device: 'cpu', threads: 1 })]
+    const tensor = b.tensor(Float32Array.of(7), 1, 1)
+    a.dispose()
+    expect(await tensor.toArray()).toEqual(Float32Array.of(7))
+    b.dispose()
+  })
+})
+
+it('the event loop turns while the device works', async () => {
+  const device = await openDevice({ device: 'cpu', threads: 1 })
+  const [rows, cols] = [512, 1024]
+  const random = new Random(1)
+  let ticks = 0
+  const timer = setInterval(() => ticks++, 5)
+  let done = false
+  // Long enough to notice on any machine: products until the timer has had time for many ticks.
+  const started = performance.now()
+  const [a, b] = [random.floats(rows * cols), random.floats(cols * cols)]
+  ticks = 0
+  const work = device.op('matmul', { a, b }, { rows, cols, depth: cols, repeat: 100 }).then(() => {
+    done = true
+  })
+  await new Promise((resolve) => setTimeout(resolve, 50))
+  const [ticksWhileWorking, finishedEarly] = [ticks, done]
+  await work
+  clearInterval(timer)
+  device.dispose()
+  expect(finishedEarly, `the work must take longer than 50 ms, but took ${performance.now() - started} ms`).toBe(false)
+  expect(ticksWhileWorking).toBeGreaterThanOrEqual(3)
+})
+
+it('results arrive in call order', async () => {
+  const device = await openDevice({ device: 'cpu', threads: 1 })
+  const order: number[] = []
+  await Promise.all(Array.from({ length: 20 }, (_, i) => device.zeros(i % 3, 4).toArray().then(() => order.push(i))))
+  expect(order).toEqual(Array.from({ length: 20 }, (_, i) => i))
+  device.dispose()
+})
+
+describe('a process of its own', () => {
+  const script = fileURLToPath(new URL('support/native_child.mjs', import.meta.url))
+  const run = (scenario: string, ...flags: string[]): { status: number | null; signal: string | null; stdout: string; stderr: string } => {
+    const child = spawnSync(process.execPath, [...flags, script, scenario], { encoding: 'utf8', timeout: 60_000 })
+    return { status: child.status, signal: child.signal, stdout: child.stdout.trim(), stderr: child.stderr }
+  }
+  const ends = (stdout: string): object => ({ status: 0, signal: null, stdout, stderr: '' })
+
+  it('survives twenty worker threads that are ended in the middle of a job', () => expect(run('storm')).toEqual(ends('storm over')))
+  it('ends by itself when no call is pending', () => expect(run('idle')).toEqual(ends('idle after 256')))
+  it('may exit while a job runs', () => expect(run('exitWhileRunning')).toEqual(ends('leaving')))
+  it('may dispose a device while its jobs run', () => expect(run('disposeWhileRunning')).toEqual(ends('settled 10')))
+  it('frees what is garbage', () => expect(run('garbage', '--expose-gc')).toEqual(ends('collected')))
+})

@@ -1,0 +1,152 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import type { Device } from '../lib/native.js'
+import { specs } from './ops/index.js'
+import { difference, gradientProblems, type OpResult, prepare, problems, zeroOutputs } from './support/check.js'
+import { availableIsas, openIsa } from './support/devices.js'
+import { philox } from './support/philox.js'
+import { Random } from './support/random.js'
+import { inFloat64, type OpCase, type OpSpec } from './support/spec.js'
+
+const specOf = (name: string): OpSpec => specs.find((spec) => spec.name === name)!
+const titleOf = (c: OpCase): string =>
+  [...Object.entries(c.attributes).map(([name, value]) => `${name} ${value}`), c.lengths && `lengths ${c.lengths}`, c.data].filter(Boolean).join(', ')
+
+describe('the references', () => {
+  for (const spec of specs) {
+    it(`${spec.name}: some case gives every output something to be wrong about`, () => {
+      expect(zeroOutputs(spec)).toEqual([])
+    })
+    if (spec.kind !== 'gradient') continue
+    it(`${spec.name}: central differences prove the gradient`, () => {
+      expect(spec.cases.flatMap((c) => gradientProblems(spec, c).map((problem) => `${titleOf(c)}: ${problem}`))).toEqual([])
+    })
+  }
+
+  it('Philox draws the known answers of Random123 (kat_vectors)', () => {
+    expect(philox([0, 0, 0, 0], [0, 0])).toEqual([0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8])
+    expect(philox([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0])).toEqual([0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1])
+  })
+})
+
+const isas = await availableIsas()
+
+it('the baseline instruction set runs everywhere', () => {
+  expect(isas).toContain(process.env['BGE_ISA'] ?? 'base')
+})
+
+describe.each(isas)('cpu %s', (isa) => {
+  let two: Device
+  let one: Device
+  beforeAll(async () => {
+    two = await openIsa(isa, 2)
+    one = await openIsa(isa, 1)
+  })
+  afterAll(() => {
+    two.dispose()
+    one.dispose()
+  })
+
+  for (const spec of specs) {
+    describe(spec.name, () => {
+      it.each(spec.cases.map((c) => [titleOf(c), c] as const))('%s', async (_, c) => {
+        const p = prepare(spec, c)
+        const result = await two.op(spec.name, p.inputs, c.attributes)
+        expect(problems(spec, p, result)).toEqual([])
+        expect(difference(result, await two.op(spec.name, p.inputs, c.attributes)), 'a second run').toBeUndefined()
+        expect(difference(result, await one.op(spec.name, p.inputs, c.attributes)), 'one thread').toBeUndefined()
+      })
+    })
+  }
+
+  // An embedding must not depend on the micro-batch it is in (architecture section 5).
+  it.each([1, 2, 7, 20, 112])('linear: a row of 113 is the same in a call of %i', async (rows) => {
+    const attributes = { rows: 113, in: 59, out: 203, gelu: 1 }
+    const inputs = prepare(specOf('linear'), { attributes, data: 'bias' }).inputs
+    const { out } = (await two.op('linear', inputs, attributes)) as { out: Float32Array }
+    const part = (await two.op('linear', { ...inputs, x: (inputs['x'] as Float32Array).slice(0, rows * 59) }, { ...attributes, rows })) as { out: Float32Array }
+    expect(difference({ out: out.slice(0, rows * 203) }, part)).toBeUndefined()
+  })
+
+  it('attention: a sequence is the same alone and behind others', async () => {
+    const c: OpCase = { attributes: { heads: 2, headSize: 32 }, lengths: [17, 59, 4] }
+    const inputs = prepare(specOf('attention'), c).inputs
+    const { out } = (await two.op('attention', inputs, c.attributes)) as { out: Float32Array }
+    const cut = (name: string): Float32Array => (inputs[name] as Float32Array).slice(17 * 64, 76 * 64)
+    const alone = {
+      q: cut('q'),
+      k: cut('k'),
+      v: cut('v'),
+      queryOffsets: Int32Array.of(0, 59),
+      keyOffsets: Int32Array.of(0, 59),
+      queryPosition: (inputs['queryPosition'] as Int32Array).slice(17, 76),
+      stream: (inputs['stream'] as Uint32Array).slice(1, 2),
+    }
+    expect(difference({ out: out.slice(17 * 64, 76 * 64) }, (await two.op('attention', alone, c.attributes)) as OpResult)).toBeUndefined()
+  })
+
+  it('squared_norm keeps NaN and infinity visible', async () => {
+    for (const value of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+      const x = new Random(1).floats(1003)
+      x[1001] = value
+      const { result } = (await two.op('squared_norm', { x }, { entries: 1003 })) as { result: Float32Array }
+      expect(result[0]).toBe(value * value)
+    }
+  })
+
+  // Tests that guard the tests.
+  it('a tanh GELU is told from the exact one', async () => {
+    const spec = specOf('linear')
+    const c = spec.cases.find((k) => k.attributes['preActivation'] && k.data === 'bias')!
+    const p = prepare(spec, c)
+    const result = (await two.op('linear', p.inputs, c.attributes)) as Record<'out' | 'preActivation', Float32Array>
+    const out = result.preActivation.map((x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))))
+    expect(problems(spec, p, { ...result, out }).join()).toMatch(/^out\[/)
+  })
+
+  it('misuse of the side door is refused in a sentence', async () => {
+    const x = Float32Array.of(1)
+    await expect(two.op('no_such_op', {}, {})).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT', message: expect.stringContaining('no_such_op') })
+    await expect(two.op('add', { x }, { rows: 1, cols: 1 })).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT', message: expect.stringContaining('input out') })
+    await expect(two.op('add', { x, out: x }, { rows: 1 })).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT', message: expect.stringContaining('cols') })
+    await expect(two.op('add', { x, out: x, y: x }, { rows: 1, cols: 1 })).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT', message: expect.stringContaining('input y') })
+    await expect(two.op('add', { x, out: x }, { rows: 1, cols: 1, beta: 2 })).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT', message: expect.stringContaining('attribute beta') })
+    await expect(two.op('add', { x, out: x }, { rows: 2, cols: 1 })).rejects.toMatchObject({ code: 'ERR_BGE_SHAPE' })
+  })
+})
+
+describe('the harness', () => {
+  const spec = specOf('linear_backward_weight')
+  const c = spec.cases[1]!
+  const p = prepare(spec, c)
+  const right = (): OpResult => Object.fromEntries(Object.entries(p.exact).map(([name, v]) => [name, Float32Array.from(v)]))
+
+  it('accepts the rounded truth and refuses one wrong entry, a NaN, zeros, a missing output', () => {
+    expect(problems(spec, p, right())).toEqual([])
+    const { dW, dBias } = right() as Record<'dW' | 'dBias', Float32Array>
+    expect(problems(spec, p, { dBias: dBias!, dW: dW!.map((x, i) => (i === 5 ? x * 1.0001 : x)) })).toHaveLength(1)
+    expect(problems(spec, p, { dBias: dBias!, dW: dW!.map((x, i) => (i === 5 ? Number.NaN : x)) })).toHaveLength(1)
+    expect(problems(spec, p, { dBias: dBias!, dW: dW!.map(() => 0) })).toHaveLength(1)
+    expect(problems(spec, p, { dW: dW! })).toHaveLength(1)
+  })
+
+  it('refuses a spec whose gradients are all zero', () => {
+    const silent: OpSpec = { ...spec, name: 'silent', inputs: (k, random) => ({ ...spec.inputs(k, random), dBias: new Float32Array(7), dW: new Float32Array(119), dOut: new Float32Array(21) }), cases: [c] }
+    expect(zeroOutputs(silent)).toEqual(['dW', 'dBias'])
+  })
+
+  it.each(specs.filter((s) => s.kind === 'gradient').map((s) => [s.name, s] as const))('refuses a gradient formula of %s that is 0.1 % off', (_, s) => {
+    const outputs = Object.keys(s.proof!.of)
+    const wrong: OpSpec = {
+      ...s,
+      name: `${s.name}, wrong`,
+      reference: (inputs, k, round) =>
+        Object.fromEntries(Object.entries(s.reference(inputs, k, round)).map(([name, v]) => [name, outputs.includes(name) ? v.map((x) => 1.001 * x) : v])),
+    }
+    expect(gradientProblems(wrong, s.cases[1]!).length).toBeGreaterThan(0)
+  })
+
+  it('rounds in the plain formula only', () => {
+    expect(inFloat64(0.1)).toBe(0.1)
+    expect(Object.keys(p.exact).some((name) => p.exact[name]!.some((v, i) => v !== p.plain[name]![i]))).toBe(true)
+  })
+})

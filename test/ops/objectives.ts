@@ -1,0 +1,234 @@
+import { dot } from '../support/math.js'
+import type { Random } from '../support/random.js'
+import {
+  attribute,
+  floats,
+  inFloat64,
+  type Inputs,
+  ints,
+  type OpCase,
+  type OpSpec,
+  type Operands,
+  type Outputs,
+  type Round,
+  size,
+} from '../support/spec.js'
+
+// ---- cross-entropy ----
+
+/** sum over labelled rows of logsumexp - logit of the label; gradient (softmax - onehot) scale. */
+function crossEntropyReference(inputs: Operands, c: OpCase, round: Round): Outputs {
+  const width = size(c, 'cols')
+  const [logits, labels] = [floats(inputs, 'logits'), ints(inputs, 'labels')]
+  const scale = attribute(c, 'scale', 1)
+  const dLogits = new Float64Array(logits.length)
+  let [loss, correct, count] = [0, 0, 0]
+  for (const [r, label] of labels.entries()) {
+    if (label === -100) continue
+    const row = logits.subarray(r * width, (r + 1) * width)
+    const max = row.reduce((a, b) => Math.max(a, b), -Infinity)
+    let sum = 0
+    for (const x of row) sum = round(sum + round(Math.exp(round(x - max))))
+    loss = round(loss + round(round(max + round(Math.log(sum))) - row[label]!))
+    correct += row.indexOf(max) === label ? 1 : 0
+    count += 1
+    for (let i = 0; i < width; i++) {
+      const p = round(round(Math.exp(round(row[i]! - max))) / sum)
+      dLogits[r * width + i] = round(round(p - (i === label ? 1 : 0)) * scale)
+    }
+  }
+  return { loss: Float64Array.of(loss), correct: Int32Array.of(correct), count: Int32Array.of(count), dLogits }
+}
+
+// data: 'ties' small whole logits, so that the argmax is often shared; 'large' logits far beyond what exp can hold
+const crossEntropy: OpSpec = {
+  name: 'cross_entropy',
+  kind: 'gradient',
+  cases: [
+    { attributes: { rows: 1, cols: 3 } },
+    { attributes: { rows: 17, cols: 59, scale: 0.1, pad: 3 } },
+    { attributes: { rows: 59, cols: 7, scale: 0.5 }, data: 'ties' },
+    { attributes: { rows: 7, cols: 1003, scale: 0.25, pad: 1 }, data: 'large' },
+  ],
+  inputs(c, random) {
+    const [rows, width] = [size(c, 'rows'), size(c, 'cols')]
+    const logits = c.data === 'ties' ? Float32Array.from(random.ints(rows * width, 4)) : random.floats(rows * width, c.data === 'large' ? 100 : 2)
+    return { logits, labels: random.ints(rows, width).map((label, r) => (r % 3 === 1 ? -100 : label)) }
+  },
+  reference: crossEntropyReference,
+  proof: {
+    loss: (inputs, c) => floats(crossEntropyReference(inputs, c, inFloat64), 'loss')[0]! * attribute(c, 'scale', 1),
+    of: { dLogits: 'logits' },
+  },
+  benchmarks: [{ attributes: { rows: 256, cols: 21128 }, bytes: 3 * 4 * 256 * 21128 }],
+}
+
+// ---- contrastive ----
+
+/** Which columns of a row are no candidates, by identity (native/core/backend.h, Contrastive). */
+function removedColumns(inputs: Operands, c: OpCase, query: number): Set<number> {
+  const [columns, group] = [size(c, 'cols'), c.attributes['groupSize'] ?? 1]
+  const target = query * group
+  const removed = new Set<number>()
+  const ids = inputs['passageIds'] && ints(inputs, 'passageIds')
+  const queries = inputs['queryIds'] && ints(inputs, 'queryIds')
+  const own = (j: number): boolean => j >= target && j < target + group
+  for (let j = 0; j < columns; j++) {
+    if (j === target || (c.attributes['ownGroupOnly'] && !own(j))) continue
+    if (ids && ids[j] === ids[target]) removed.add(j)
+    if (ids && inputs['positiveOffsets']) {
+      const offsets = ints(inputs, 'positiveOffsets')
+      if (ints(inputs, 'positiveIds').subarray(offsets[query], offsets[query + 1]).includes(ids[j]!)) removed.add(j)
+    }
+    if (queries && !own(j) && j % group === 0 && queries[j / group] === queries[query]) removed.add(j)
+  }
+  return removed
+}
+
+/**
+ * Mean over the queries of infoNceWeight (lse - z_target) + klWeight sum_g t_g (lse_group - z_g) + m3Weight sum_g t_g (lse without own
+ * columns 0 .. g-1, minus z_g), z = score / temperature. Removed columns are in no sum.
+ */
+function contrastiveReference(inputs: Operands, c: OpCase, round: Round): Outputs {
+  const [rows, columns, queries] = [size(c, 'rows'), size(c, 'cols'), size(c, 'queries')]
+  const [group, first] = [c.attributes['groupSize'] ?? 1, c.attributes['firstRow'] ?? 0]
+  const temperature = attribute(c, 'temperature', 1)
+  const scale = round(attribute(c, 'lossScale', 1) / queries)
+  const scores = floats(inputs, 'scores')
+  const dScores = new Float64Array(scores.length)
+  let [loss, correct, masked] = [0, 0, 0]
+  for (let r = 0; r < rows; r++) {
+    const query = first + r
+    const target = query * group
+    const removed = removedColumns(inputs, c, query)
+    const z = Array.from(scores.subarray(r * columns, (r + 1) * columns), (score) => round(score / temperature))
+    const own = z.map((_, j) => j).filter((j) => j >= target && j < target + group && !removed.has(j))
+    const candidates = c.attributes['ownGroupOnly'] ? own : z.map((_, j) => j).filter((j) => !removed.has(j))
+    const gradient = new Float64Array(columns)
+    let rowLoss = 0
+    const term = (weight: number, among: readonly number[], label: number): void => {
+      const max = among.reduce((high, j) => Math.max(high, z[j]!), -Infinity)
+      const exps = among.map((j) => round(Math.exp(round(z[j]! - max))))
+      const sum = exps.reduce((a, b) => round(a + b), 0)
+      rowLoss = round(rowLoss + round(weight * round(round(max + round(Math.log(sum))) - z[label]!)))
+      for (const [a, j] of among.entries()) {
+        gradient[j] = round(gradient[j]! + round(weight * round(round(exps[a]! / sum) - (j === label ? 1 : 0))))
+      }
+    }
+    if (c.attributes['infoNceWeight'] !== 0) term(attribute(c, 'infoNceWeight', 1), candidates, target)
+    for (const j of own) {
+      const teacher = inputs['teacher'] ? floats(inputs, 'teacher')[j]! : 0
+      if (c.attributes['klWeight']) term(round(attribute(c, 'klWeight') * teacher), own, j)
+      if (c.attributes['m3Weight']) {
+        term(round(attribute(c, 'm3Weight') * teacher), candidates.filter((other) => !(other >= target && other < j)), j)
+      }
+    }
+    loss = round(loss + round(rowLoss * scale))
+    for (let j = 0; j < columns; j++) dScores[r * columns + j] = round(gradient[j]! * round(scale / temperature))
+    masked += removed.size
+    const best = candidates.reduce((a, j) => (scores[r * columns + j]! > scores[r * columns + a]! ? j : a), candidates[0]!)
+    correct += best === target ? 1 : 0
+  }
+  return { loss: Float64Array.of(loss), correct: Int32Array.of(correct), masked: Int32Array.of(masked), dScores }
+}
+
+// data: 'ids' equal passages, inside groups and across; 'queries' equal queries; 'positives' listed positives; 'teacher'; 'ties'
+function contrastiveInputs(c: OpCase, random: Random): Inputs {
+  const [rows, columns, queries] = [size(c, 'rows'), size(c, 'cols'), size(c, 'queries')]
+  const group = c.attributes['groupSize'] ?? 1
+  const has = (word: string): boolean => c.data?.split(' ').includes(word) ?? false
+  const listed = Array.from({ length: queries }, () => Array.from(random.choose(random.integer(4), 10)).sort((a, b) => a - b))
+  const offsets = new Int32Array(queries + 1)
+  for (const [i, ids] of listed.entries()) offsets[i + 1] = offsets[i]! + ids.length
+  const teacher = random.floats(queries * group).map(Math.exp)
+  for (let i = 0; i < queries; i++) {
+    const own = teacher.subarray(i * group, (i + 1) * group)
+    const sum = own.reduce((a, b) => a + b, 0)
+    own.forEach((value, g) => {
+      own[g] = value / sum
+    })
+  }
+  return {
+    scores: has('ties') ? Float32Array.from(random.ints(rows * columns, 3), (x) => x / 4) : random.floats(rows * columns, 0.3),
+    ...(has('teacher') ? { teacher } : {}),
+    ...(has('ids') || has('positives') ? { passageIds: random.ints(columns, Math.ceil(columns / 2)) } : {}),
+    ...(has('queries') ? { queryIds: random.ints(queries, Math.ceil(queries / 2)) } : {}),
+    ...(has('positives') ? { positiveOffsets: offsets, positiveIds: Int32Array.from(listed.flat()) } : {}),
+  }
+}
+
+const contrastive: OpSpec = {
+  name: 'contrastive',
+  kind: 'gradient',
+  cases: [
+    { attributes: { rows: 3, cols: 3, queries: 3 } },
+    { attributes: { rows: 17, cols: 59, queries: 59, firstRow: 24, temperature: 0.02, pad: 3 } },
+    { attributes: { rows: 17, cols: 51, queries: 17, groupSize: 3, temperature: 0.05, lossScale: 0.25 } },
+    { attributes: { rows: 7, cols: 56, queries: 7, groupSize: 8, temperature: 0.02, ownGroupOnly: 1, pad: 1 } },
+    { attributes: { rows: 59, cols: 59, queries: 59, temperature: 0.1 }, data: 'ids queries positives' },
+    { attributes: { rows: 20, cols: 60, queries: 30, groupSize: 2, firstRow: 10, temperature: 0.5 }, data: 'ids queries' },
+    { attributes: { rows: 17, cols: 68, queries: 17, groupSize: 4, temperature: 0.05, klWeight: 1 }, data: 'teacher' },
+    { attributes: { rows: 17, cols: 68, queries: 17, groupSize: 4, temperature: 0.05, infoNceWeight: 0, m3Weight: 1 }, data: 'teacher' },
+    { attributes: { rows: 17, cols: 68, queries: 17, groupSize: 4, temperature: 0.3, klWeight: 0.5, m3Weight: 0.7 }, data: 'teacher ids queries positives' },
+    { attributes: { rows: 7, cols: 21, queries: 7, groupSize: 3, temperature: 0.1, ownGroupOnly: 1, m3Weight: 1 }, data: 'teacher ids' },
+    { attributes: { rows: 40, cols: 80, queries: 40, groupSize: 2 }, data: 'ties' },
+  ],
+  inputs: contrastiveInputs,
+  reference: contrastiveReference,
+  proof: {
+    loss: (inputs, c) => floats(contrastiveReference(inputs, c, inFloat64), 'loss')[0]!,
+    of: { dScores: 'scores' },
+  },
+  benchmarks: [{ attributes: { rows: 256, cols: 16384, queries: 16384, temperature: 0.02 }, bytes: 2 * 4 * 256 * 16384 }],
+}
+
+// ---- top-k ----
+
+// data: 'ties' whole numbers, so that scores are exact and often equal; 'merge' an earlier result of fewer than k, then slots without one
+const topK: OpSpec = {
+  name: 'top_k',
+  kind: 'value',
+  cases: [
+    { attributes: { rows: 1, candidates: 1, cols: 1, k: 1 } },
+    { attributes: { rows: 7, candidates: 203, cols: 40, k: 17, firstIndex: 1000, pad: 3 } },
+    { attributes: { rows: 59, candidates: 113, cols: 3, k: 7 }, data: 'ties' },
+    { attributes: { rows: 17, candidates: 59, cols: 7, k: 24, firstIndex: 500, pad: 1 }, data: 'ties merge' },
+    { attributes: { rows: 3, candidates: 7, cols: 24, k: 17 } },
+  ],
+  inputs(c, random) {
+    const [rows, candidates, width, k] = [size(c, 'rows'), size(c, 'candidates'), size(c, 'cols'), size(c, 'k')]
+    const values = (n: number): Float32Array => (c.data ? Float32Array.from(random.ints(n, 4)) : random.floats(n))
+    const filled = Math.floor(k / 2)
+    const earlier = {
+      indices: Int32Array.from({ length: rows * k }, (_, at) => (at % k < filled ? 3 * (at % k) : -1)),
+      scores: Float32Array.from({ length: rows * k }, (_, at) => (at % k < filled ? 20 - Math.floor((at % k) / 3) * 3 : -Infinity)),
+    }
+    return { q: values(rows * width), p: values(candidates * width), ...(c.data?.includes('merge') ? earlier : {}) }
+  },
+  reference(inputs, c, round) {
+    const [rows, candidates, width, k] = [size(c, 'rows'), size(c, 'candidates'), size(c, 'cols'), size(c, 'k')]
+    const first = c.attributes['firstIndex'] ?? 0
+    const [q, p] = [floats(inputs, 'q'), floats(inputs, 'p')]
+    const indices = new Int32Array(rows * k).fill(-1)
+    const scores = new Float64Array(rows * k).fill(-Infinity)
+    for (let r = 0; r < rows; r++) {
+      const found = Array.from({ length: candidates }, (_, j) => ({ index: first + j, score: dot(q, r * width, 1, p, j * width, 1, width, round) }))
+      if (inputs['indices']) {
+        ints(inputs, 'indices')
+          .subarray(r * k, (r + 1) * k)
+          .forEach((index, i) => {
+            if (index >= 0) found.push({ index, score: floats(inputs, 'scores')[r * k + i]! })
+          })
+      }
+      found.sort((a, b) => b.score - a.score || a.index - b.index)
+      for (const [i, hit] of found.slice(0, k).entries()) {
+        indices[r * k + i] = hit.index
+        scores[r * k + i] = hit.score
+      }
+    }
+    return { indices, scores }
+  },
+  benchmarks: [{ attributes: { rows: 64, candidates: 100_000, cols: 512, k: 100 }, flops: 2 * 64 * 100_000 * 512 }],
+}
+
+export const objectiveSpecs: readonly OpSpec[] = [crossEntropy, contrastive, topK]
