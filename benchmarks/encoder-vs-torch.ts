@@ -1,12 +1,14 @@
 // Our encoder against PyTorch eager fp32 on the same weights and tokens, run in turns (A B A B ...), so that both see the same machine.
-//   BGE_PYTHON=python3 npm run bench -- encoder-vs-torch [--models small,base] [--repeats 7] [--threads N] [--train] [--out FILE]
+//   BGE_PYTHON=python3 npm run bench -- encoder-vs-torch [--models small,base] [--repeats 7] [--threads N] [--train] [--out NAME]
 // BGE_PYTHON: an interpreter with torch, transformers and safetensors. ratio > 1: we are faster.
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { availableParallelism, cpus, tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { existsSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { availableParallelism, tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { setTimeout as pause } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { buildTokenBatch } from '../lib/data/batch.js'
 import { type Random, random } from '../lib/data/random.js'
@@ -15,6 +17,7 @@ import { initialiseParameters } from '../lib/model/parameters.js'
 import { writeSafetensors } from '../lib/model/safetensors.js'
 import { type Device, type DropoutKey, type Encoder, type EncoderConfig, openDevice } from '../lib/native.js'
 import { gradCache } from '../lib/train/gradcache.js'
+import { machineFacts, writeResults } from './support.js'
 
 const vocabulary = 21128
 const [sequences, length] = [32, 128]
@@ -42,7 +45,7 @@ class Peer {
   readonly #child: ChildProcessWithoutNullStreams
   readonly #lines: AsyncIterator<string>
   constructor(python: string, options: unknown) {
-    this.#child = spawn(python, [join(import.meta.dirname, 'peers/torch_encoder.py'), JSON.stringify(options)])
+    this.#child = spawn(python, [peerScript(), JSON.stringify(options)])
     this.#child.stderr.pipe(process.stderr)
     this.#lines = createInterface(this.#child.stdout)[Symbol.asyncIterator]()
   }
@@ -60,6 +63,15 @@ class Peer {
   }
 }
 
+/** This file may run from a build folder; the script lies in the checkout above it. */
+function peerScript(): string {
+  for (let folder = dirname(fileURLToPath(import.meta.url)); ; folder = dirname(folder)) {
+    const file = join(folder, 'benchmarks/peers/torch_encoder.py')
+    if (existsSync(file)) return file
+    if (folder === dirname(folder)) throw new Error('benchmarks/peers/torch_encoder.py is in no folder above this benchmark')
+  }
+}
+
 const { values: args } = parseArgs({
   options: {
     models: { type: 'string', default: 'small,base' },
@@ -68,7 +80,7 @@ const { values: args } = parseArgs({
     train: { type: 'boolean', default: false },
     out: { type: 'string' },
   },
-  args: process.argv.slice(2).filter((arg) => !/encoder-vs-torch/.test(arg) || arg.startsWith('--')),
+  allowPositionals: true,
 })
 const [repeats, threads] = [Number(args.repeats), Number(args.threads)]
 const python = process.env.BGE_PYTHON
@@ -107,14 +119,13 @@ async function main(python: string): Promise<void> {
       await rm(folder, { recursive: true })
     }
   }
-  const machine = { cpu: cpus()[0]?.model, logicalCpus: availableParallelism(), platform: `${process.platform}-${process.arch}`, node: process.version }
-  const json = { date: new Date().toISOString(), machine, device: device.description, threads, peer: versions, results }
-  if (args.out) await writeFile(args.out, `${JSON.stringify(json, null, 2)}\n`)
+  if (args.out)
+    console.log(`written to ${await writeResults(args.out, { machine: machineFacts(device), threads, peer: versions, results })}`)
   device.dispose()
 }
 
 async function encode(name: string, encoder: Encoder, peer: Peer): Promise<Result> {
-  const draw = random(1, 'encoder-vs-torch', name)
+  const draw = random(1, `encoder-vs-torch ${name}`)
   const ids = texts(draw, sequences, length)
   const command = { op: 'embed', ids: ids.map((row) => [...row]) }
   const batch = buildTokenBatch(ids, [...ids.keys()])
@@ -132,11 +143,14 @@ async function encode(name: string, encoder: Encoder, peer: Peer): Promise<Resul
     () => timed(ours),
     async () => (await peer.ask<{ seconds: number }>(command)).seconds,
   )
-  return summary(`encode ${name}, ${sequences} x ${length} tokens`, runs, { sequencesPerSecond: sequences / median(runs.ours), ...correctness })
+  return summary(`encode ${name}, ${sequences} x ${length} tokens`, runs, {
+    sequencesPerSecond: sequences / median(runs.ours),
+    ...correctness,
+  })
 }
 
 async function train(name: string, device: Device, encoder: Encoder, peer: Peer): Promise<Result> {
-  const draw = random(2, 'encoder-vs-torch', name)
+  const draw = random(2, `encoder-vs-torch ${name}`)
   const [queries, passages] = [texts(draw, pairs, queryLength), texts(draw, pairs, length)]
   const command = { op: 'train', temperature, queries: queries.map((row) => [...row]), passages: passages.map((row) => [...row]) }
   const adamW = device.adamW([encoder])
@@ -163,7 +177,10 @@ async function train(name: string, device: Device, encoder: Encoder, peer: Peer)
     async () => (await peer.ask<{ seconds: number }>({ ...command, dropout: true, learningRate: 1e-5 })).seconds,
   )
   adamW.dispose()
-  return summary(`training step ${name}, ${pairs} pairs (${queryLength} + ${length} tokens), dropout`, runs, { loss, torchLoss: torch.loss })
+  return summary(`training step ${name}, ${pairs} pairs (${queryLength} + ${length} tokens), dropout`, runs, {
+    loss,
+    torchLoss: torch.loss,
+  })
 }
 
 /** One run of each to warm up, then `repeats` pairs. The pause lets the other side's spinning threads go to sleep. */
@@ -221,5 +238,7 @@ function summary(name: string, runs: Timing, correctness: Record<string, unknown
 }
 
 function report({ name, ours, torch, ratio, runs: _, ...correctness }: Result): void {
-  console.log(`${name}: ours ${(ours * 1000).toFixed(1)} ms, PyTorch ${(torch * 1000).toFixed(1)} ms, ratio ${ratio.toFixed(2)}  ${JSON.stringify(correctness)}`)
+  console.log(
+    `${name}: ours ${(ours * 1000).toFixed(1)} ms, PyTorch ${(torch * 1000).toFixed(1)} ms, ratio ${ratio.toFixed(2)}  ${JSON.stringify(correctness)}`,
+  )
 }

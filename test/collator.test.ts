@@ -173,6 +173,10 @@ describe('random', () => {
     const counts = new Int32Array(10)
     for (let i = 0; i < 100_000; i++) counts[draw.int(10)]!++
     for (const count of counts) expect(Math.abs(count - 10_000)).toBeLessThan(5 * Math.sqrt(9000))
+    for (const n of [2 ** 21, 2 ** 21 + 1, 3_000_000_019, 2 ** 32]) {
+      const mean = Array.from({ length: 10_000 }, () => draw.int(n)).reduce((a, b) => a + b, 0) / 10_000 / n
+      expect(Math.abs(mean - 0.5)).toBeLessThan(5 * Math.sqrt(1 / 12 / 10_000))
+    }
     const first = (...key: Parameters<typeof random>): number => random(...key).next()
     const streams = [first(1, 'a'), first(2, 'a'), first(1, 'b'), first(1, 'a', 1), first(1, 'a', 0, 1), first(2 ** 40 + 1, 'a')]
     expect(new Set(streams).size).toBe(streams.length)

@@ -32,7 +32,11 @@ describe.each([...open])('encoder on %s against PyTorch', (_, device) => {
     it('gives the gradients of all its parameters', async () => {
       await loadGoldenWeights(encoder)
       await encoder.forward(batch, key)
-      await encoder.backward({ dHidden: gradientOf('dHidden', batch.rows.length), dCls: gradientOf('dCls', N), dEmbeddings: gradientOf('dEmbeddings', N) })
+      await encoder.backward({
+        dHidden: gradientOf('dHidden', batch.rows.length),
+        dCls: gradientOf('dCls', N),
+        dEmbeddings: gradientOf('dEmbeddings', N),
+      })
       const comparison = new Comparison(golden)
       await compareGradients(comparison, encoder)
       const padding = await encoder.parameters.gradient('embeddings.word_embeddings.weight')
@@ -58,7 +62,10 @@ describe.each([...open])('encoder on %s against PyTorch', (_, device) => {
       for (let n = 0; n < N; n++) {
         const [first, end] = [batch.cuSeqlens[n]!, batch.cuSeqlens[n + 1]!]
         const rows = batch.rows.filter((r) => r >= first && r < end).map((r) => r - first)
-        await encoder.forward({ ids: batch.ids.slice(first, end), cuSeqlens: Int32Array.of(0, end - first), stream: batch.stream.slice(n, n + 1), rows }, key)
+        await encoder.forward(
+          { ids: batch.ids.slice(first, end), cuSeqlens: Int32Array.of(0, end - first), stream: batch.stream.slice(n, n + 1), rows },
+          key,
+        )
         const one = (name: string) => device.tensor(golden.floats(name).slice(n * C, (n + 1) * C), 1, C)
         const part = rows.length > 0 && { dHidden: device.tensor(dHidden.slice(row * C, (row + rows.length) * C), rows.length, C) }
         await encoder.backward({ ...part, dCls: one('dCls'), dEmbeddings: one('dEmbeddings') })

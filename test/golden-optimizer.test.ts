@@ -28,14 +28,19 @@ describe.each([...open])('20 steps of AdamW on %s against torch.optim.AdamW', (_
     const batch = inputs.batch('ids')
     const N = batch.cuSeqlens.length - 1
     const gradient = (output: string, rows: number) => device.tensor(inputs.floats(output), rows, golden.meta.config.hidden)
-    const gradients = { dHidden: gradient('dHidden', batch.rows.length), dCls: gradient('dCls', N), dEmbeddings: gradient('dEmbeddings', N) }
+    const gradients = {
+      dHidden: gradient('dHidden', batch.rows.length),
+      dCls: gradient('dCls', N),
+      dEmbeddings: gradient('dEmbeddings', N),
+    }
 
     const comparison = new Comparison(golden)
+    const normError = Math.max(...normErrors) // one number's error is luck, that of twenty is not
     for (const [step, rate] of rates.entries()) {
       await encoder.forward(batch)
       await encoder.backward(gradients)
       const norm = await adamW.step(rate, maxNorm)
-      comparison.value(`gradient norm of step ${step}`, norm, norms[step]!, normErrors[step]!, norms[step]! * 2 ** -24, 3)
+      comparison.value(`gradient norm of step ${step}`, norm, norms[step]!, normError, norms[step]! * 2 ** -24, 3)
     }
     expect(adamW.steps).toBe(20)
     for (const { name: parameter } of encoder.parameters.list) {

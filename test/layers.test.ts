@@ -78,7 +78,9 @@ it('lib imports point down', () => {
 })
 
 it('only native.ts opens the addon', () => {
-  expect(violations(({ file, text }) => (file !== 'lib/native.ts' && /\.node['"`]/.test(text) ? 'the addon is loaded by native.ts' : undefined))).toEqual([])
+  expect(
+    violations(({ file, text }) => (file !== 'lib/native.ts' && /\.node['"`]/.test(text) ? 'the addon is loaded by native.ts' : undefined)),
+  ).toEqual([])
 })
 
 it('no file is imported for its side effects', () => {
@@ -109,16 +111,30 @@ const NATIVE_RULES: readonly NativeRule[] = [
   { folder: 'native/model', what: 'knows nothing of Node', wrong: /#include\s*[<"](napi|node|uv|v8)/ },
   { folder: 'native/core', what: 'knows no model and no binding', wrong: /#include\s*".*\b(model|bindings)\// },
   { folder: 'native/ops', what: 'knows no model and no binding', wrong: /#include\s*".*\b(model|bindings)\// },
-  { folder: 'native/model', what: 'asks a Backend only: no op, no binding, no device of its own', wrong: /#include\s*".*(\b(ops|bindings)\/|core\/(cpu|cuda|thread_pool)\.h)/ },
+  {
+    folder: 'native/model',
+    what: 'asks a Backend only: no op, no binding, no device of its own',
+    wrong: /#include\s*".*(\b(ops|bindings)\/|core\/(cpu|cuda|thread_pool)\.h)/,
+  },
   { folder: 'native/model', what: 'is the same for every device', wrong: /\bcuda|\bkind\(\)|\bCpuBackend\b/i },
   { folder: 'native/bindings', what: 'includes no kernel', wrong: /#include\s*".*(\bops\/|core\/(cpu|cuda|thread_pool)\.h)/ },
   // A binding checks and passes on: nothing of <cmath>, and no Backend operation but moving bytes.
-  { folder: 'native/bindings', what: 'never computes', wrong: /#include\s*<cmath>/, except: { 'native/bindings/convert.cc': 'std::floor tells whole numbers from others' } },
-  { folder: 'native/bindings', what: 'never computes', wrong: /\bstd::(exp|log|sqrt|pow|tanh|erf|fma|abs|inner_product|accumulate)\w*\s*\(/ },
+  {
+    folder: 'native/bindings',
+    what: 'never computes',
+    wrong: /#include\s*<cmath>/,
+    except: { 'native/bindings/convert.cc': 'std::floor tells whole numbers from others' },
+  },
+  {
+    folder: 'native/bindings',
+    what: 'never computes',
+    wrong: /\bstd::(exp|log|sqrt|pow|tanh|erf|fma|abs|inner_product|accumulate)\w*\s*\(/,
+  },
   {
     folder: 'native/bindings',
     what: 'calls no operation of a device',
-    wrong: /\b(b|backend)\s*(\.|->)\s*(linear|matmul|attention|embedding|addLayerNorm|add|crossEntropy|meanPool|normalize|contrastive|squaredNorm|adamw)\w*\s*\(/,
+    wrong:
+      /\b(b|backend)\s*(\.|->)\s*(linear|matmul|attention|embedding|addLayerNorm|add|crossEntropy|meanPool|normalize|contrastive|squaredNorm|adamw)\w*\s*\(/,
     except: { 'native/bindings/op.cc': 'the side door of tests and benchmarks' },
   },
 ]
@@ -135,7 +151,12 @@ it('the files of one instruction set include nothing of the standard library tha
   const sources = JSON.parse(readFileSync(join(root, 'native/sources.json'), 'utf8')) as Record<string, string[]>
   const perIsa = [...sources['base']!, ...sources['avx2']!, ...sources['avx512']!, ...filesUnder('native/ops/cpu', ['.inl'])]
   const headers = /#include\s*<(algorithm|array|cmath|functional|limits|map|memory|string|utility|vector)>/
-  expect(perIsa.flatMap(linesOf).filter(({ text }) => headers.test(text)).map(({ at, text }) => `${at}: ${text}`)).toEqual([])
+  expect(
+    perIsa
+      .flatMap(linesOf)
+      .filter(({ text }) => headers.test(text))
+      .map(({ at, text }) => `${at}: ${text}`),
+  ).toEqual([])
 })
 
 it('native/sources.json lists every source file once', () => {

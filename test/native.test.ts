@@ -58,20 +58,55 @@ describe('arguments are checked before anything is enqueued', () => {
   })
 
   const cases: readonly (readonly [string, BgeErrorCode, RegExp, () => unknown])[] = [
-    ['a tensor of plain numbers', 'ERR_BGE_ARGUMENT', /values must be a Float32Array, but was an array/, () => device.tensor([1, 2] as unknown as Float32Array, 1, 2)],
+    [
+      'a tensor of plain numbers',
+      'ERR_BGE_ARGUMENT',
+      /values must be a Float32Array, but was an array/,
+      () => device.tensor([1, 2] as unknown as Float32Array, 1, 2),
+    ],
     ['a tensor of another size', 'ERR_BGE_SHAPE', /rows \* cols \(2 x 3\)/, () => device.tensor(new Float32Array(5), 2, 3)],
     ['half a row', 'ERR_BGE_ARGUMENT', /rows must be an integer/, () => device.zeros(1.5, 2)],
     ['heads that do not fit', 'ERR_BGE_SHAPE', /config\.hidden/, () => device.encoder({ ...CONFIG, heads: 3 })],
-    ['a pooling that does not exist', 'ERR_BGE_ARGUMENT', /'cls' or 'mean', but was "max"/, () => device.encoder({ ...CONFIG, pooling: 'max' as 'cls' })],
-    ['a token outside the vocabulary', 'ERR_BGE_ARGUMENT', /batch\.ids\[1\].*below 50, but was 50/, () => encoder.embed({ ...BATCH, ids: Int32Array.of(1, 50, 3, 4, 5, 6, 7) })],
+    [
+      'a pooling that does not exist',
+      'ERR_BGE_ARGUMENT',
+      /'cls' or 'mean', but was "max"/,
+      () => device.encoder({ ...CONFIG, pooling: 'max' as 'cls' }),
+    ],
+    [
+      'a token outside the vocabulary',
+      'ERR_BGE_ARGUMENT',
+      /batch\.ids\[1\].*below 50, but was 50/,
+      () => encoder.embed({ ...BATCH, ids: Int32Array.of(1, 50, 3, 4, 5, 6, 7) }),
+    ],
     ['offsets that do not end at T', 'ERR_BGE_SHAPE', /cuSeqlens/, () => encoder.embed({ ...BATCH, cuSeqlens: Int32Array.of(0, 3, 6) })],
-    ['an empty sequence', 'ERR_BGE_SHAPE', /sequence 1 .* but has 0/, () => encoder.embed({ ...BATCH, cuSeqlens: Int32Array.of(0, 3, 3, 7) })],
-    ['a sequence that is too long', 'ERR_BGE_SHAPE', /1 to 16 tokens, but has 17/, () => encoder.embed({ ids: new Int32Array(17), cuSeqlens: Int32Array.of(0, 17) })],
+    [
+      'an empty sequence',
+      'ERR_BGE_SHAPE',
+      /sequence 1 .* but has 0/,
+      () => encoder.embed({ ...BATCH, cuSeqlens: Int32Array.of(0, 3, 3, 7) }),
+    ],
+    [
+      'a sequence that is too long',
+      'ERR_BGE_SHAPE',
+      /1 to 16 tokens, but has 17/,
+      () => encoder.embed({ ids: new Int32Array(17), cuSeqlens: Int32Array.of(0, 17) }),
+    ],
     ['a backward without a forward', 'ERR_BGE_ARGUMENT', /outstanding forward/, () => encoder.backward({ dCls: device.zeros(2, 32) })],
     ['a tensor of another device', 'ERR_BGE_ARGUMENT', /another/, () => device.topK(device.zeros(1, 4), other.zeros(3, 4), 1)],
-    ['a temperature of 0', 'ERR_BGE_ARGUMENT', /temperature/, () => device.contrastive(device.zeros(2, 4), device.zeros(2, 4), { temperature: 0 })],
+    [
+      'a temperature of 0',
+      'ERR_BGE_ARGUMENT',
+      /temperature/,
+      () => device.contrastive(device.zeros(2, 4), device.zeros(2, 4), { temperature: 0 }),
+    ],
     ['a parameter that does not exist', 'ERR_BGE_ARGUMENT', /no_such/, () => encoder.parameters.read('no_such')],
-    ['a parameter of another size', 'ERR_BGE_SHAPE', /LayerNorm/, () => encoder.parameters.write('embeddings.LayerNorm.bias', new Float32Array(3))],
+    [
+      'a parameter of another size',
+      'ERR_BGE_SHAPE',
+      /LayerNorm/,
+      () => encoder.parameters.write('embeddings.LayerNorm.bias', new Float32Array(3)),
+    ],
   ]
   it.each(cases)('%s', (_, code, sentence, call) => {
     const error = thrown(call)
@@ -167,29 +202,27 @@ it('the event loop turns while the device works', async () => {
   const device = await openDevice({ device: 'cpu', threads: 1 })
   const [rows, cols] = [512, 1024]
   const random = new Random(1)
+  const inputs = { a: random.floats(rows * cols), b: random.floats(cols * cols) }
+  const work = device.op('matmul', inputs, { rows, cols, depth: cols, repeat: 10 }) // 10 x 1 GFLOP
   let ticks = 0
   const timer = setInterval(() => ticks++, 5)
-  let done = false
-  // Long enough to notice on any machine: products until the timer has had time for many ticks.
-  const started = performance.now()
-  const [a, b] = [random.floats(rows * cols), random.floats(cols * cols)]
-  ticks = 0
-  const work = device.op('matmul', { a, b }, { rows, cols, depth: cols, repeat: 100 }).then(() => {
-    done = true
-  })
-  await new Promise((resolve) => setTimeout(resolve, 50))
-  const [ticksWhileWorking, finishedEarly] = [ticks, done]
   await work
   clearInterval(timer)
   device.dispose()
-  expect(finishedEarly, `the work must take longer than 50 ms, but took ${performance.now() - started} ms`).toBe(false)
-  expect(ticksWhileWorking).toBeGreaterThanOrEqual(3)
+  expect(ticks).toBeGreaterThanOrEqual(3)
 })
 
 it('results arrive in call order', async () => {
   const device = await openDevice({ device: 'cpu', threads: 1 })
   const order: number[] = []
-  await Promise.all(Array.from({ length: 20 }, (_, i) => device.zeros(i % 3, 4).toArray().then(() => order.push(i))))
+  await Promise.all(
+    Array.from({ length: 20 }, (_, i) =>
+      device
+        .zeros(i % 3, 4)
+        .toArray()
+        .then(() => order.push(i)),
+    ),
+  )
   expect(order).toEqual(Array.from({ length: 20 }, (_, i) => i))
   device.dispose()
 })

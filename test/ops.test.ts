@@ -9,7 +9,9 @@ import { inFloat64, type OpCase, type OpSpec } from './support/spec.js'
 
 const specOf = (name: string): OpSpec => specs.find((spec) => spec.name === name)!
 const titleOf = (c: OpCase): string =>
-  [...Object.entries(c.attributes).map(([name, value]) => `${name} ${value}`), c.lengths && `lengths ${c.lengths}`, c.data].filter(Boolean).join(', ')
+  [...Object.entries(c.attributes).map(([name, value]) => `${name} ${value}`), c.lengths && `lengths ${c.lengths}`, c.data]
+    .filter(Boolean)
+    .join(', ')
 
 describe('the references', () => {
   for (const spec of specs) {
@@ -24,7 +26,9 @@ describe('the references', () => {
 
   it('Philox draws the known answers of Random123 (kat_vectors)', () => {
     expect(philox([0, 0, 0, 0], [0, 0])).toEqual([0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8])
-    expect(philox([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0])).toEqual([0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1])
+    expect(philox([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0])).toEqual([
+      0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1,
+    ])
   })
 })
 
@@ -63,7 +67,9 @@ describe.each(isas)('cpu %s', (isa) => {
     const attributes = { rows: 113, in: 59, out: 203, gelu: 1 }
     const inputs = prepare(specOf('linear'), { attributes, data: 'bias' }).inputs
     const { out } = (await two.op('linear', inputs, attributes)) as { out: Float32Array }
-    const part = (await two.op('linear', { ...inputs, x: (inputs['x'] as Float32Array).slice(0, rows * 59) }, { ...attributes, rows })) as { out: Float32Array }
+    const part = (await two.op('linear', { ...inputs, x: (inputs['x'] as Float32Array).slice(0, rows * 59) }, { ...attributes, rows })) as {
+      out: Float32Array
+    }
     expect(difference({ out: out.slice(0, rows * 203) }, part)).toBeUndefined()
   })
 
@@ -105,11 +111,26 @@ describe.each(isas)('cpu %s', (isa) => {
 
   it('misuse of the side door is refused in a sentence', async () => {
     const x = Float32Array.of(1)
-    await expect(two.op('no_such_op', {}, {})).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT', message: expect.stringContaining('no_such_op') })
-    await expect(two.op('add', { x }, { rows: 1, cols: 1 })).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT', message: expect.stringContaining('input out') })
-    await expect(two.op('add', { x, out: x }, { rows: 1 })).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT', message: expect.stringContaining('cols') })
-    await expect(two.op('add', { x, out: x, y: x }, { rows: 1, cols: 1 })).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT', message: expect.stringContaining('input y') })
-    await expect(two.op('add', { x, out: x }, { rows: 1, cols: 1, beta: 2 })).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT', message: expect.stringContaining('attribute beta') })
+    await expect(two.op('no_such_op', {}, {})).rejects.toMatchObject({
+      code: 'ERR_BGE_ARGUMENT',
+      message: expect.stringContaining('no_such_op'),
+    })
+    await expect(two.op('add', { x }, { rows: 1, cols: 1 })).rejects.toMatchObject({
+      code: 'ERR_BGE_ARGUMENT',
+      message: expect.stringContaining('input out'),
+    })
+    await expect(two.op('add', { x, out: x }, { rows: 1 })).rejects.toMatchObject({
+      code: 'ERR_BGE_ARGUMENT',
+      message: expect.stringContaining('cols'),
+    })
+    await expect(two.op('add', { x, out: x, y: x }, { rows: 1, cols: 1 })).rejects.toMatchObject({
+      code: 'ERR_BGE_ARGUMENT',
+      message: expect.stringContaining('input y'),
+    })
+    await expect(two.op('add', { x, out: x }, { rows: 1, cols: 1, beta: 2 })).rejects.toMatchObject({
+      code: 'ERR_BGE_ARGUMENT',
+      message: expect.stringContaining('attribute beta'),
+    })
     await expect(two.op('add', { x, out: x }, { rows: 2, cols: 1 })).rejects.toMatchObject({ code: 'ERR_BGE_SHAPE' })
   })
 })
@@ -130,20 +151,35 @@ describe('the harness', () => {
   })
 
   it('refuses a spec whose gradients are all zero', () => {
-    const silent: OpSpec = { ...spec, name: 'silent', inputs: (k, random) => ({ ...spec.inputs(k, random), dBias: new Float32Array(7), dW: new Float32Array(119), dOut: new Float32Array(21) }), cases: [c] }
+    const silent: OpSpec = {
+      ...spec,
+      name: 'silent',
+      inputs: (k, random) => ({
+        ...spec.inputs(k, random),
+        dBias: new Float32Array(7),
+        dW: new Float32Array(119),
+        dOut: new Float32Array(21),
+      }),
+      cases: [c],
+    }
     expect(zeroOutputs(silent)).toEqual(['dW', 'dBias'])
   })
 
-  it.each(specs.filter((s) => s.kind === 'gradient').map((s) => [s.name, s] as const))('refuses a gradient formula of %s that is 0.1 % off', (_, s) => {
-    const outputs = Object.keys(s.proof!.of)
-    const wrong: OpSpec = {
-      ...s,
-      name: `${s.name}, wrong`,
-      reference: (inputs, k, round) =>
-        Object.fromEntries(Object.entries(s.reference(inputs, k, round)).map(([name, v]) => [name, outputs.includes(name) ? v.map((x) => 1.001 * x) : v])),
-    }
-    expect(gradientProblems(wrong, s.cases[1]!).length).toBeGreaterThan(0)
-  })
+  it.each(specs.filter((s) => s.kind === 'gradient').map((s) => [s.name, s] as const))(
+    'refuses a gradient formula of %s that is 0.1 % off',
+    (_, s) => {
+      const outputs = Object.keys(s.proof!.of)
+      const wrong: OpSpec = {
+        ...s,
+        name: `${s.name}, wrong`,
+        reference: (inputs, k, round) =>
+          Object.fromEntries(
+            Object.entries(s.reference(inputs, k, round)).map(([name, v]) => [name, outputs.includes(name) ? v.map((x) => 1.001 * x) : v]),
+          ),
+      }
+      expect(gradientProblems(wrong, s.cases[1]!).length).toBeGreaterThan(0)
+    },
+  )
 
   it('rounds in the plain formula only', () => {
     expect(inFloat64(0.1)).toBe(0.1)

@@ -77,9 +77,7 @@ async function run(name: StageName, flags: TrainFlags): Promise<void> {
         hooks: {
           onStart: ({ config: effective, step, totalSteps, device }) => {
             progress = createProgress(process.stderr, { label: name, firstStep: step, totalSteps })
-            progress.note(
-              `${name} on ${device}: ${step > 0 ? `steps ${step + 1} to ${totalSteps}` : `${totalSteps} steps`}; ${shape(name, effective)}`,
-            )
+            progress.note(`${name} on ${device}: ${remaining(step, totalSteps)}; ${shape(name, effective)}`)
           },
           onStep: (row) => progress?.update(row),
           ...(flags.dev !== undefined && {
@@ -112,6 +110,11 @@ async function devScore(model: BgeModel, data: string, tasks: readonly string[],
     return task.main_score
   })
   return scores.reduce((a, b) => a + b, 0) / scores.length
+}
+
+function remaining(step: number, totalSteps: number): string {
+  if (step >= totalSteps) return `complete at step ${step}`
+  return step > 0 ? `steps ${step + 1} to ${totalSteps}` : `${totalSteps} steps`
 }
 
 /** What one step sees, in words. */

@@ -6,7 +6,7 @@
 export interface Random {
   /** 32 uniform bits, 0 .. 2^32 - 1 */
   next(): number
-  /** uniform integer 0 .. n-1, without modulo bias; 1 <= n <= 2^32 */
+  /** uniform integer 0 .. n-1, without bias; 1 <= n <= 2^32 */
   int(n: number): number
   /** true with probability p */
   chance(p: number): boolean
@@ -25,26 +25,31 @@ export function random(seed: number, purpose: string, epoch = 0, index = 0): Ran
   mix.add(epoch)
   mix.add(index >>> 0)
   mix.add(Math.floor(index / 2 ** 32))
-  let a = mix.squeeze()
-  let b = mix.squeeze()
-  let c = mix.squeeze()
-  let counter = 1
+  // In an Int32Array because a closure variable beyond 31 bits is a heap object, made anew by every assignment.
+  const state = Int32Array.of(mix.squeeze(), mix.squeeze(), mix.squeeze(), 1)
 
   const next = (): number => {
+    const [a, b, c, counter] = [state[0]!, state[1]!, state[2]!, state[3]!]
     const result = (((a + b) | 0) + counter) | 0
-    counter = (counter + 1) | 0
-    a = b ^ (b >>> 9)
-    b = (c + (c << 3)) | 0
-    c = (((c << 21) | (c >>> 11)) + result) | 0
+    state[0] = b ^ (b >>> 9)
+    state[1] = (c + (c << 3)) | 0
+    state[2] = (((c << 21) | (c >>> 11)) + result) | 0
+    state[3] = counter + 1
     return result >>> 0
   }
   for (let i = 0; i < 12; i++) next()
 
+  // Lemire 2019 (arXiv 1805.10941): the high half of x * n; a division only in the rare case that may be biased. Larger n: x mod n.
   const int = (n: number): number => {
-    const limit = 2 ** 32 - (2 ** 32 % n)
-    let x = next()
-    while (x >= limit) x = next()
-    return x % n
+    const small = n <= 2 ** 21 // then x * n is below 2^53: exact
+    for (;;) {
+      const x = next()
+      const product = x * n
+      const high = Math.floor(product / 2 ** 32)
+      const low = product - high * 2 ** 32
+      if (small && (low >= n || low >= (2 ** 32 - n) % n)) return high
+      if (!small && x < 2 ** 32 - (2 ** 32 % n)) return x % n
+    }
   }
   return {
     next,

@@ -111,7 +111,8 @@ function backwardReference(inputs: Operands, c: OpCase, round: Round): Outputs {
   const [dQ, dK, dV] = [new Float64Array(q.length), new Float64Array(k.length), new Float64Array(v.length)]
   const scale = round(1 / round(Math.sqrt(d)))
   const addRow = (to: Float64Array, toRow: number, from: Float64Array, fromRow: number, head: number, factor: number): void => {
-    for (let e = head * d; e < (head + 1) * d; e++) to[toRow * width + e] = round(to[toRow * width + e]! + round(factor * from[fromRow * width + e]!))
+    for (let e = head * d; e < (head + 1) * d; e++)
+      to[toRow * width + e] = round(to[toRow * width + e]! + round(factor * from[fromRow * width + e]!))
   }
   eachRow(inputs, c, round, ({ head, query, keys, scores, factor, lse }) => {
     // The contract keeps lse, not the maximum and the sum: with large scores the rounding of lse is the formula's own error.
@@ -152,7 +153,10 @@ function forwardInputs(c: OpCase, random: Random): Inputs {
     stream: Uint32Array.from(lengths, (_, n) => 1000 - 7 * n),
     ...(c.data?.includes('mask')
       ? {
-          maskBits: BigUint64Array.from({ length: masks * words }, () => (BigInt(random.integer(2 ** 32)) << 32n) | BigInt(random.integer(2 ** 32))),
+          maskBits: BigUint64Array.from(
+            { length: masks * words },
+            () => (BigInt(random.integer(2 ** 32)) << 32n) | BigInt(random.integer(2 ** 32)),
+          ),
           maskChoice: random.ints(rows, masks),
         }
       : {}),
@@ -167,10 +171,15 @@ const CASES: readonly OpCase[] = [
   { attributes: { heads: 2, headSize: 64, lse: 1, pad: 128 }, lengths: [113], data: 'mask' },
   { attributes: { heads: 1, headSize: 24, lse: 1 }, lengths: [1, 3, 203], data: 'mask pruned' },
   { attributes: { heads: 2, headSize: 32, lse: 1, p: 0.1, seed: 0x123456789ab, step: 3, layer: 2, site: 1, pad: 5 }, lengths: [17, 59, 4] },
-  { attributes: { heads: 3, headSize: 16, lse: 1, p: 0.5, seed: 7, step: 1, layer: 256, site: 1 }, lengths: [66, 1, 30], data: 'mask pruned' },
+  {
+    attributes: { heads: 3, headSize: 16, lse: 1, p: 0.5, seed: 7, step: 1, layer: 256, site: 1 },
+    lengths: [66, 1, 30],
+    data: 'mask pruned',
+  },
 ]
 
-const flops = (c: OpCase): number => (c.lengths ?? []).reduce((sum, length) => sum + 4 * length * length * size(c, 'heads') * size(c, 'headSize'), 0)
+const flops = (c: OpCase): number =>
+  (c.lengths ?? []).reduce((sum, length) => sum + 4 * length * length * size(c, 'heads') * size(c, 'headSize'), 0)
 const BIG: readonly OpCase[] = [
   { attributes: { heads: 8, headSize: 64 }, lengths: new Array<number>(16).fill(128) },
   { attributes: { heads: 8, headSize: 64 }, lengths: new Array<number>(4).fill(512) },

@@ -57,7 +57,13 @@ function layerNorm(sum: Float64Array, inputs: Operands, c: OpCase, round: Round)
 }
 
 /** Gradient of LayerNorm: dx = rstd (g - mean(g) - xhat mean(g xhat)), g = dOut gamma; adds into dGamma and dBeta. */
-function layerNormBackward(sum: Float64Array, dOut: Float64Array, inputs: Operands, c: OpCase, round: Round): Record<'dSum' | 'dGamma' | 'dBeta', Float64Array> {
+function layerNormBackward(
+  sum: Float64Array,
+  dOut: Float64Array,
+  inputs: Operands,
+  c: OpCase,
+  round: Round,
+): Record<'dSum' | 'dGamma' | 'dBeta', Float64Array> {
   const width = size(c, 'cols')
   const rows = sum.length / width
   const gamma = floats(inputs, 'gamma')
@@ -182,9 +188,7 @@ const addLayerNormBackward: OpSpec = {
     loss: (inputs, c) => inner(addLayerNormReference(inputs, c, inFloat64).out, floats(inputs, 'dOut')),
     of: { dSum: 'residual', dX: 'x', dGamma: 'gamma', dBeta: 'beta' },
   },
-  benchmarks: [
-    { attributes: { rows: 2048, cols: 512, p: 0.1, seed: 1, site: 2 }, bytes: 4 * 4 * 2048 * 512 },
-  ],
+  benchmarks: [{ attributes: { rows: 2048, cols: 512, p: 0.1, seed: 1, site: 2 }, bytes: 4 * 4 * 2048 * 512 }],
 }
 
 // ---- embedding ----
@@ -224,7 +228,10 @@ const embedding: OpSpec = {
   cases: [
     { attributes: { rows: 1, cols: 3, tableRows: 1, positions: 1 } },
     { attributes: { rows: 27, cols: 40, tableRows: 11, positions: 17, stats: 1, pad: 3 }, lengths: [7, 3, 17] },
-    { attributes: { rows: 59, cols: 512, tableRows: 113, positions: 58, stats: 1, p: 0.1, seed: 3, step: 9, layer: 255, site: 0 }, lengths: [58, 1] },
+    {
+      attributes: { rows: 59, cols: 512, tableRows: 113, positions: 58, stats: 1, p: 0.1, seed: 3, step: 9, layer: 255, site: 0 },
+      lengths: [58, 1],
+    },
   ],
   inputs: embeddingInputs,
   reference(inputs, c, round) {
@@ -232,7 +239,11 @@ const embedding: OpSpec = {
     return c.attributes['stats'] ? { out, mean, rstd } : { out }
   },
   benchmarks: [
-    { attributes: { rows: 2048, cols: 512, tableRows: 21128, positions: 128 }, lengths: new Array<number>(16).fill(128), bytes: 3 * 4 * 2048 * 512 },
+    {
+      attributes: { rows: 2048, cols: 512, tableRows: 21128, positions: 128 },
+      lengths: new Array<number>(16).fill(128),
+      bytes: 3 * 4 * 2048 * 512,
+    },
   ],
 }
 
@@ -242,7 +253,10 @@ const embeddingBackward: OpSpec = {
   cases: [
     { attributes: { rows: 3, cols: 7, tableRows: 2, positions: 3 } },
     { attributes: { rows: 27, cols: 40, tableRows: 11, positions: 17, paddingIndex: 0, pad: 3 }, lengths: [7, 3, 17] },
-    { attributes: { rows: 203, cols: 24, tableRows: 5, positions: 113, p: 0.1, seed: 3, step: 9, layer: 255, site: 0 }, lengths: [113, 90] },
+    {
+      attributes: { rows: 203, cols: 24, tableRows: 5, positions: 113, p: 0.1, seed: 3, step: 9, layer: 255, site: 0 },
+      lengths: [113, 90],
+    },
     { attributes: { rows: 59, cols: 512, tableRows: 113, positions: 58, paddingIndex: 3 }, lengths: [58, 1] },
   ],
   inputs(c, random) {
@@ -296,7 +310,11 @@ const embeddingBackward: OpSpec = {
     of: { dTable: 'table', dPosition: 'position', dType: 'type', dGamma: 'gamma', dBeta: 'beta' },
   },
   benchmarks: [
-    { attributes: { rows: 2048, cols: 512, tableRows: 21128, positions: 128 }, lengths: new Array<number>(16).fill(128), bytes: 5 * 4 * 2048 * 512 },
+    {
+      attributes: { rows: 2048, cols: 512, tableRows: 21128, positions: 128 },
+      lengths: new Array<number>(16).fill(128),
+      bytes: 5 * 4 * 2048 * 512,
+    },
   ],
 }
 

@@ -1,5 +1,16 @@
 import { dot, gelu, geluGradient } from '../support/math.js'
-import { attribute, floats, inFloat64, inner, type OpCase, type OpSpec, type Operands, type Outputs, type Round, size } from '../support/spec.js'
+import {
+  attribute,
+  floats,
+  inFloat64,
+  inner,
+  type OpCase,
+  type OpSpec,
+  type Operands,
+  type Outputs,
+  type Round,
+  size,
+} from '../support/spec.js'
 
 const sizes = (c: OpCase): [rows: number, inputs: number, outputs: number] => [size(c, 'rows'), size(c, 'in'), size(c, 'out')]
 const multiplyAdds = (c: OpCase): number => 2 * size(c, 'rows') * size(c, 'in') * size(c, 'out')

@@ -52,7 +52,8 @@ const crossEntropy: OpSpec = {
   ],
   inputs(c, random) {
     const [rows, width] = [size(c, 'rows'), size(c, 'cols')]
-    const logits = c.data === 'ties' ? Float32Array.from(random.ints(rows * width, 4)) : random.floats(rows * width, c.data === 'large' ? 100 : 2)
+    const logits =
+      c.data === 'ties' ? Float32Array.from(random.ints(rows * width, 4)) : random.floats(rows * width, c.data === 'large' ? 100 : 2)
     return { logits, labels: random.ints(rows, width).map((label, r) => (r % 3 === 1 ? -100 : label)) }
   },
   reference: crossEntropyReference,
@@ -78,7 +79,12 @@ function removedColumns(inputs: Operands, c: OpCase, query: number): Set<number>
     if (ids && ids[j] === ids[target]) removed.add(j)
     if (ids && inputs['positiveOffsets']) {
       const offsets = ints(inputs, 'positiveOffsets')
-      if (ints(inputs, 'positiveIds').subarray(offsets[query], offsets[query + 1]).includes(ids[j]!)) removed.add(j)
+      if (
+        ints(inputs, 'positiveIds')
+          .subarray(offsets[query], offsets[query + 1])
+          .includes(ids[j]!)
+      )
+        removed.add(j)
     }
     if (queries && !own(j) && j % group === 0 && queries[j / group] === queries[query]) removed.add(j)
   }
@@ -120,7 +126,11 @@ function contrastiveReference(inputs: Operands, c: OpCase, round: Round): Output
       const teacher = inputs['teacher'] ? floats(inputs, 'teacher')[j]! : 0
       if (c.attributes['klWeight']) term(round(attribute(c, 'klWeight') * teacher), own, j)
       if (c.attributes['m3Weight']) {
-        term(round(attribute(c, 'm3Weight') * teacher), candidates.filter((other) => !(other >= target && other < j)), j)
+        term(
+          round(attribute(c, 'm3Weight') * teacher),
+          candidates.filter((other) => !(other >= target && other < j)),
+          j,
+        )
       }
     }
     loss = round(loss + round(rowLoss * scale))
@@ -169,7 +179,10 @@ const contrastive: OpSpec = {
     { attributes: { rows: 20, cols: 60, queries: 30, groupSize: 2, firstRow: 10, temperature: 0.5 }, data: 'ids queries' },
     { attributes: { rows: 17, cols: 68, queries: 17, groupSize: 4, temperature: 0.05, klWeight: 1 }, data: 'teacher' },
     { attributes: { rows: 17, cols: 68, queries: 17, groupSize: 4, temperature: 0.05, infoNceWeight: 0, m3Weight: 1 }, data: 'teacher' },
-    { attributes: { rows: 17, cols: 68, queries: 17, groupSize: 4, temperature: 0.3, klWeight: 0.5, m3Weight: 0.7 }, data: 'teacher ids queries positives' },
+    {
+      attributes: { rows: 17, cols: 68, queries: 17, groupSize: 4, temperature: 0.3, klWeight: 0.5, m3Weight: 0.7 },
+      data: 'teacher ids queries positives',
+    },
     { attributes: { rows: 7, cols: 21, queries: 7, groupSize: 3, temperature: 0.1, ownGroupOnly: 1, m3Weight: 1 }, data: 'teacher ids' },
     { attributes: { rows: 40, cols: 80, queries: 40, groupSize: 2 }, data: 'ties' },
   ],
@@ -212,7 +225,10 @@ const topK: OpSpec = {
     const indices = new Int32Array(rows * k).fill(-1)
     const scores = new Float64Array(rows * k).fill(-Infinity)
     for (let r = 0; r < rows; r++) {
-      const found = Array.from({ length: candidates }, (_, j) => ({ index: first + j, score: dot(q, r * width, 1, p, j * width, 1, width, round) }))
+      const found = Array.from({ length: candidates }, (_, j) => ({
+        index: first + j,
+        score: dot(q, r * width, 1, p, j * width, 1, width, round),
+      }))
       if (inputs['indices']) {
         ints(inputs, 'indices')
           .subarray(r * k, (r + 1) * k)

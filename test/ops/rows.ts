@@ -28,7 +28,9 @@ const gatherRows: OpSpec = {
   reference(inputs, c) {
     const width = size(c, 'cols')
     const x = floats(inputs, 'x')
-    return { out: Float64Array.from(Array.from(ints(inputs, 'index')).flatMap((row) => Array.from(x.subarray(row * width, (row + 1) * width)))) }
+    return {
+      out: Float64Array.from(Array.from(ints(inputs, 'index')).flatMap((row) => Array.from(x.subarray(row * width, (row + 1) * width)))),
+    }
   },
 }
 
@@ -60,7 +62,11 @@ const scatterRows: OpSpec = {
 const add: OpSpec = {
   name: 'add',
   kind: 'value',
-  cases: [{ attributes: { rows: 1, cols: 1 } }, { attributes: { rows: 17, cols: 59, pad: 3, alpha: -0.3 } }, { attributes: { rows: 113, cols: 512, alpha: 2 } }],
+  cases: [
+    { attributes: { rows: 1, cols: 1 } },
+    { attributes: { rows: 17, cols: 59, pad: 3, alpha: -0.3 } },
+    { attributes: { rows: 113, cols: 512, alpha: 2 } },
+  ],
   inputs: (c, random) => ({ out: random.floats(area(c)), x: random.floats(area(c)) }),
   reference: (inputs, c, round) => ({
     out: floats(inputs, 'out').map((value, i) => round(value + round(attribute(c, 'alpha', 1) * floats(inputs, 'x')[i]!))),
@@ -101,7 +107,11 @@ const normalize: OpSpec = {
 const normalizeBackward: OpSpec = {
   name: 'normalize_backward',
   kind: 'gradient',
-  cases: [{ attributes: { rows: 1, cols: 3 } }, { attributes: { rows: 17, cols: 59, pad: 3 } }, { attributes: { rows: 7, cols: 512, alias: 1 } }],
+  cases: [
+    { attributes: { rows: 1, cols: 3 } },
+    { attributes: { rows: 17, cols: 59, pad: 3 } },
+    { attributes: { rows: 7, cols: 512, alias: 1 } },
+  ],
   inputs(c, random) {
     const x = random.floats(area(c), 3)
     const { out, norm } = normalizeReference(widen({ x }), c, inFloat64)

@@ -25,16 +25,7 @@ export function geluGradient(x: number, round: Round): number {
 }
 
 /** sum_k a[ai + k as] b[bi + k bs], one rounding per product and per addition. */
-export function dot(
-  a: Float64Array,
-  ai: number,
-  as: number,
-  b: Float64Array,
-  bi: number,
-  bs: number,
-  n: number,
-  round: Round,
-): number {
+export function dot(a: Float64Array, ai: number, as: number, b: Float64Array, bi: number, bs: number, n: number, round: Round): number {
   let sum = 0
   for (let k = 0; k < n; k++) sum = round(sum + round(a[ai + k * as]! * b[bi + k * bs]!))
   return sum

@@ -76,7 +76,10 @@ const scenarios = {
   // Nothing is disposed: the process ends by itself once no call is pending, and not before.
   async idle() {
     const { encoder, batch } = open(4)
-    void encoder.embed(batch).then((e) => e.toArray()).then((e) => console.log(`idle after ${e.length}`))
+    void encoder
+      .embed(batch)
+      .then((e) => e.toArray())
+      .then((e) => console.log(`idle after ${e.length}`))
   },
 
   async exitWhileRunning() {
