@@ -41,7 +41,10 @@ async function load(folder: string, options: Parameters<typeof BgeModel.load>[1]
 }
 
 /** Rewrites the weights of a folder. */
-async function editWeights(folder: string, edit: (tensors: Map<string, { shape: readonly number[]; values: Float32Array }>) => void): Promise<void> {
+async function editWeights(
+  folder: string,
+  edit: (tensors: Map<string, { shape: readonly number[]; values: Float32Array }>) => void,
+): Promise<void> {
   const file = join(folder, 'model.safetensors')
   const source = await openSafetensors(file)
   const tensors = new Map<string, { shape: readonly number[]; values: Float32Array }>()
@@ -68,14 +71,14 @@ describe('a new model', () => {
     const name = 'encoder.layer.0.attention.self.query.weight'
     expect(await other.encoder.parameters.read(name)).not.toEqual(await model.encoder.parameters.read(name))
     const words = await model.encoder.parameters.read('embeddings.word_embeddings.weight')
-    expect(words.subarray(0, 64).every(x => x === 0)).toBe(true) // [PAD]
+    expect(words.subarray(0, 64).every((x) => x === 0)).toBe(true) // [PAD]
     const rest = words.subarray(64)
     const mean = rest.reduce((sum, x) => sum + x, 0) / rest.length
     const deviation = Math.sqrt(rest.reduce((sum, x) => sum + (x - mean) ** 2, 0) / rest.length)
     expect(Math.abs(mean)).toBeLessThan(5 * (0.02 / Math.sqrt(rest.length))) // five standard errors
     expect(Math.abs(deviation - 0.02)).toBeLessThan(5 * (0.02 / Math.sqrt(2 * rest.length)))
-    expect((await model.encoder.parameters.read('embeddings.LayerNorm.weight')).every(x => x === 1)).toBe(true)
-    expect((await model.encoder.parameters.read('encoder.layer.0.output.dense.bias')).every(x => x === 0)).toBe(true)
+    expect((await model.encoder.parameters.read('embeddings.LayerNorm.weight')).every((x) => x === 1)).toBe(true)
+    expect((await model.encoder.parameters.read('encoder.layer.0.output.dense.bias')).every((x) => x === 0)).toBe(true)
     for (const each of [again, other]) each.dispose()
   })
 
@@ -104,9 +107,15 @@ describe('save and load', () => {
         '/vocab.txt',
       ].sort(),
     )
-    expect((await readdir(root)).filter(name => name.startsWith('.'))).toEqual([])
+    expect((await readdir(root)).filter((name) => name.startsWith('.'))).toEqual([])
     const config = JSON.parse(await readFile(join(saved, 'config.json'), 'utf8'))
-    expect(config).toMatchObject({ architectures: ['BertModel'], directionality: 'bidi', id2label: { 0: 'LABEL_0' }, dtype: 'float32', torch_dtype: 'float32' })
+    expect(config).toMatchObject({
+      architectures: ['BertModel'],
+      directionality: 'bidi',
+      id2label: { 0: 'LABEL_0' },
+      dtype: 'float32',
+      torch_dtype: 'float32',
+    })
     const source = await openSafetensors(join(saved, 'model.safetensors'))
     expect(source.tensors.has('pooler.dense.weight')).toBe(true)
     await source.close()
@@ -153,7 +162,9 @@ describe('save and load', () => {
     await initialiseParameters(other.encoder, 9)
     const values = await readParameters(other.encoder)
     values.delete('embeddings.LayerNorm.bias')
-    await expect(writeParameters(other.encoder, values)).rejects.toThrow('tensor "embeddings.LayerNorm.bias" must have shape [64], but is missing')
+    await expect(writeParameters(other.encoder, values)).rejects.toThrow(
+      'tensor "embeddings.LayerNorm.bias" must have shape [64], but is missing',
+    )
     other.dispose()
   })
 })
@@ -161,7 +172,7 @@ describe('save and load', () => {
 describe('weights', () => {
   test('a bert. prefix, gamma and beta, position_ids, shards', async () => {
     const folder = await copy()
-    await editWeights(folder, tensors => {
+    await editWeights(folder, (tensors) => {
       for (const [name, tensor] of [...tensors]) {
         tensors.delete(name)
         tensors.set(`bert.${name.replace('LayerNorm.weight', 'LayerNorm.gamma').replace('LayerNorm.bias', 'LayerNorm.beta')}`, tensor)
@@ -188,7 +199,7 @@ describe('weights', () => {
     await sameParameters(model, sharded)
     await sharded.save(folder) // replaces the shards
     sharded.dispose()
-    expect((await readdir(folder)).filter(name => name.includes('of-00002') || name.includes('index'))).toEqual([])
+    expect((await readdir(folder)).filter((name) => name.includes('of-00002') || name.includes('index'))).toEqual([])
     await rm(join(folder, 'model.safetensors'))
     await writeFile(join(folder, 'model.safetensors.index.json'), '{"weight_map": {"a": "../a.safetensors"}}')
     await expect(load(folder)).rejects.toThrow('a shard must be a file name, but was "../a.safetensors"')
@@ -206,7 +217,7 @@ describe('weights', () => {
 
   test('tensors of no use here survive', async () => {
     const folder = await copy()
-    await editWeights(folder, tensors => {
+    await editWeights(folder, (tensors) => {
       tensors.set('classifier.weight', { shape: [1, 2], values: Float32Array.of(3, 4) })
     })
     const loaded = await load(folder)
@@ -218,28 +229,33 @@ describe('weights', () => {
     await checkpoint.close()
   })
 
-  const bad: [what: string, edit: (tensors: Map<string, { shape: readonly number[]; values: Float32Array }>) => void, code: string, message: RegExp][] = [
+  const bad: [
+    what: string,
+    edit: (tensors: Map<string, { shape: readonly number[]; values: Float32Array }>) => void,
+    code: string,
+    message: RegExp,
+  ][] = [
     [
       'a missing tensor',
-      tensors => tensors.delete('encoder.layer.0.output.dense.weight'),
+      (tensors) => tensors.delete('encoder.layer.0.output.dense.weight'),
       'ERR_BGE_MODEL_FORMAT',
       /copy-\d+: tensor "encoder.layer.0.output.dense.weight" of shape \[64, 128\] is missing from the weights$/,
     ],
     [
       'a wrong shape',
-      tensors => tensors.set('embeddings.LayerNorm.bias', { shape: [2], values: new Float32Array(2) }),
+      (tensors) => tensors.set('embeddings.LayerNorm.bias', { shape: [2], values: new Float32Array(2) }),
       'ERR_BGE_MODEL_FORMAT',
       /model.safetensors: tensor "embeddings.LayerNorm.bias" must have shape \[64\], but has \[2\]$/,
     ],
     [
       'NaN',
-      tensors => (tensors.get('embeddings.position_embeddings.weight')!.values[77] = Number.NaN),
+      (tensors) => (tensors.get('embeddings.position_embeddings.weight')!.values[77] = Number.NaN),
       'ERR_BGE_NON_FINITE',
       /model.safetensors: tensor "embeddings.position_embeddings.weight" must be finite, but element 77 is NaN$/,
     ],
     [
       'one tensor under two names',
-      tensors => tensors.set('bert.pooler.dense.bias', tensors.get('pooler.dense.bias')!),
+      (tensors) => tensors.set('bert.pooler.dense.bias', tensors.get('pooler.dense.bias')!),
       'ERR_BGE_MODEL_FORMAT',
       /tensor "pooler.dense.bias" is stored twice/,
     ],
@@ -255,7 +271,10 @@ describe('weights', () => {
   test('missing files are named', async () => {
     const folder = await copy()
     await rm(join(folder, 'model.safetensors'))
-    await expect(load(folder)).rejects.toMatchObject({ code: 'ERR_BGE_FILE', message: `${folder} must hold model.safetensors or pytorch_model.bin, but holds neither` })
+    await expect(load(folder)).rejects.toMatchObject({
+      code: 'ERR_BGE_FILE',
+      message: `${folder} must hold model.safetensors or pytorch_model.bin, but holds neither`,
+    })
     await rm(join(folder, 'config.json'))
     await expect(load(folder)).rejects.toMatchObject({ code: 'ERR_BGE_FILE', message: `${folder} must hold config.json, but does not` })
   })
@@ -275,7 +294,7 @@ describe('the MLM head', () => {
     const folder = join(root, 'mlm')
     await model.save(folder, { mlmHead: head })
     const source = await openSafetensors(join(folder, 'model.safetensors'))
-    expect([...source.tensors.keys()].every(name => /^(bert|cls)\./.test(name))).toBe(true)
+    expect([...source.tensors.keys()].every((name) => /^(bert|cls)\./.test(name))).toBe(true)
     await source.close()
     expect(JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')).architectures).toEqual(['BertForMaskedLM'])
     const loaded = await load(folder)
@@ -285,7 +304,7 @@ describe('the MLM head', () => {
     for (const each of [head, again, loaded]) each.dispose()
 
     const words = 'bert.embeddings.word_embeddings.weight'
-    await editWeights(folder, tensors => {
+    await editWeights(folder, (tensors) => {
       tensors.set('cls.predictions.decoder.weight', tensors.get(words)!)
       tensors.set('cls.predictions.decoder.bias', tensors.get('cls.predictions.bias')!)
       tensors.delete('cls.predictions.bias')
@@ -293,17 +312,21 @@ describe('the MLM head', () => {
     const tied = await load(folder)
     expect([...tied.storedMlmHead!.keys()].sort()).toEqual([...values.keys()].sort())
     tied.dispose()
-    await editWeights(folder, tensors => {
+    await editWeights(folder, (tensors) => {
       const { shape, values } = tensors.get(words)!
-      tensors.set('cls.predictions.decoder.weight', { shape, values: values.map(x => x + 1) })
+      tensors.set('cls.predictions.decoder.weight', { shape, values: values.map((x) => x + 1) })
     })
-    await expect(load(folder)).rejects.toThrow('tensor "cls.predictions.decoder.weight" must equal embeddings.word_embeddings.weight (tied), but differs')
-    await editWeights(folder, tensors => {
+    await expect(load(folder)).rejects.toThrow(
+      'tensor "cls.predictions.decoder.weight" must equal embeddings.word_embeddings.weight (tied), but differs',
+    )
+    await editWeights(folder, (tensors) => {
       tensors.delete('cls.predictions.decoder.weight')
       tensors.delete('cls.predictions.transform.dense.weight')
     })
     const partial = await load(folder)
-    await expect(loadMlmHead(partial, 1)).rejects.toThrow('tensor "cls.predictions.transform.dense.weight" must have shape [64, 64], but is missing')
+    await expect(loadMlmHead(partial, 1)).rejects.toThrow(
+      'tensor "cls.predictions.transform.dense.weight" must have shape [64, 64], but is missing',
+    )
     partial.dispose()
   })
 })
@@ -340,7 +363,9 @@ describe('what a folder says', () => {
     }
     await writeFile(join(folder, 'modules.json'), JSON.stringify([...modules, { type: 'sentence_transformers.models.Dense' }]))
     await writeFile(pooling, '{"pooling_mode": "cls"}')
-    await expect(readDescription(folder)).rejects.toThrow('[3].type must be a Transformer, Pooling or Normalize module, but was "sentence_transformers.models.Dense"')
+    await expect(readDescription(folder)).rejects.toThrow(
+      '[3].type must be a Transformer, Pooling or Normalize module, but was "sentence_transformers.models.Dense"',
+    )
   })
 
   test('pooling is never guessed, and the message says what to do', async () => {
@@ -349,7 +374,10 @@ describe('what a folder says', () => {
     expect(await readDescription(folder)).toMatchObject({ pooling: 'cls', normalize: true }) // 1_Pooling still says it
     await rm(join(folder, '1_Pooling'), { recursive: true })
     const refused = expect(load(folder)).rejects
-    await refused.toMatchObject({ code: 'ERR_BGE_POOLING', message: expect.stringContaining("pass { pooling: 'cls' } or --pooling cls, or add modules.json") })
+    await refused.toMatchObject({
+      code: 'ERR_BGE_POOLING',
+      message: expect.stringContaining("pass { pooling: 'cls' } or --pooling cls, or add modules.json"),
+    })
     const loaded = await load(folder, { pooling: 'cls' })
     const texts = ['春天来了']
     expect((await loaded.encode(texts)).data).toEqual((await model.encode(texts)).data)
@@ -366,14 +394,22 @@ describe('what a folder says', () => {
     const target = join(root, 'said')
     await loaded.save(target)
     loaded.dispose()
-    expect(JSON.parse(await readFile(join(target, 'config_sentence_transformers.json'), 'utf8'))).toMatchObject({ prompts: { query: '查询：', title: '标题：' }, kept: 1 })
-    expect(JSON.parse(await readFile(join(target, 'sentence_bert_config.json'), 'utf8'))).toEqual({ max_seq_length: 32, do_lower_case: true })
+    expect(JSON.parse(await readFile(join(target, 'config_sentence_transformers.json'), 'utf8'))).toMatchObject({
+      prompts: { query: '查询：', title: '标题：' },
+      kept: 1,
+    })
+    expect(JSON.parse(await readFile(join(target, 'sentence_bert_config.json'), 'utf8'))).toEqual({
+      max_seq_length: 32,
+      do_lower_case: true,
+    })
     await rm(join(folder, 'sentence_bert_config.json'))
     await editJson(join(folder, 'tokenizer_config.json'), { model_max_length: 1e30 })
     const unlimited = await load(folder)
     expect(unlimited.maxLength).toBe(64) // max_position_embeddings
     unlimited.dispose()
-    await expect(load(folder, { maxLength: 65 })).rejects.toThrow("maxLength must be an integer from 3 to 64 (the model's max_position_embeddings), but was 65")
+    await expect(load(folder, { maxLength: 65 })).rejects.toThrow(
+      "maxLength must be an integer from 3 to 64 (the model's max_position_embeddings), but was 65",
+    )
   })
 
   const base = {
@@ -386,7 +422,10 @@ describe('what a folder says', () => {
     vocab_size: 571,
   }
   test('config.json: defaults and junk are tolerated', () => {
-    const config = parseConfig({ ...base, pooler_type: 'first_token_transform', classifier_dropout: null, output_past: true }, 'config.json')
+    const config = parseConfig(
+      { ...base, pooler_type: 'first_token_transform', classifier_dropout: null, output_past: true },
+      'config.json',
+    )
     expect(config).toMatchObject({ maxPositions: 512, typeVocab: 2, layerNormEps: 1e-12, hiddenDropout: 0.1 })
     expect(parseConfig({ ...base, model_type: undefined, architectures: undefined }, 'config.json').layers).toBe(1)
   })
@@ -405,7 +444,9 @@ describe('what a folder says', () => {
   ]
   for (const [changes, message] of refused) {
     test(`config.json: ${JSON.stringify(changes)} is refused`, () => {
-      expect(() => parseConfig({ ...base, ...changes }, 'config.json')).toThrow(expect.objectContaining({ code: 'ERR_BGE_MODEL_FORMAT', message: expect.stringContaining(message) }))
+      expect(() => parseConfig({ ...base, ...changes }, 'config.json')).toThrow(
+        expect.objectContaining({ code: 'ERR_BGE_MODEL_FORMAT', message: expect.stringContaining(message) }),
+      )
     })
   }
 
@@ -441,7 +482,10 @@ describe('a save that fails changes nothing', () => {
   test('when the bytes do not read back', async () => {
     let reads = 0
     const head = {
-      parameters: { list: [{ name: 'cls.predictions.bias', shape: [571], decay: false }], read: async () => new Float32Array(571).fill(reads++) },
+      parameters: {
+        list: [{ name: 'cls.predictions.bias', shape: [571], decay: false }],
+        read: async () => new Float32Array(571).fill(reads++),
+      },
     }
     const message = expect.stringContaining('tensor "cls.predictions.bias" does not read back as it was written')
     await untouched(saved, () => model.save(saved, { mlmHead: head as unknown as MlmHead }), { code: 'ERR_BGE_SAVE', message })
@@ -458,7 +502,10 @@ describe('a save that fails changes nothing', () => {
   test('over a folder that holds anything else, or where no folder can be', async () => {
     const folder = await copy()
     await writeFile(join(folder, 'notes.txt'), 'mine')
-    await untouched(folder, () => model.save(folder), { code: 'ERR_BGE_SAVE', message: expect.stringContaining('it also holds "notes.txt"') })
+    await untouched(folder, () => model.save(folder), {
+      code: 'ERR_BGE_SAVE',
+      message: expect.stringContaining('it also holds "notes.txt"'),
+    })
     await untouched(folder, () => model.save(join(folder, 'notes.txt')), { code: 'ERR_BGE_SAVE' })
     await untouched(folder, () => model.save(join(folder, 'notes.txt', 'model')), { code: 'ERR_BGE_SAVE' })
   })

@@ -5,7 +5,10 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { openTorch } from '../lib/model/torch.js'
 
 const fixtures = new URL('./fixtures/pickle/', import.meta.url).pathname
-const expected = JSON.parse(await readFile(join(fixtures, 'expected.json'), 'utf8')) as Record<string, { shape: number[]; values: number[] }>
+const expected = JSON.parse(await readFile(join(fixtures, 'expected.json'), 'utf8')) as Record<
+  string,
+  { shape: number[]; values: number[] }
+>
 
 let root = ''
 beforeAll(async () => {
@@ -35,11 +38,14 @@ describe('pytorch_model.bin', () => {
   ]
   for (const [file, message] of refused) {
     test(`${file} is refused`, async () => {
-      await expect(openTorch(join(fixtures, file))).rejects.toMatchObject({ code: 'ERR_BGE_MODEL_FORMAT', message: expect.stringContaining(message) })
+      await expect(openTorch(join(fixtures, file))).rejects.toMatchObject({
+        code: 'ERR_BGE_MODEL_FORMAT',
+        message: expect.stringContaining(message),
+      })
     })
   }
 
-  test.each(['state.bin', 'legacy.bin'])('%s cut anywhere is refused, never misread', async file => {
+  test.each(['state.bin', 'legacy.bin'])('%s cut anywhere is refused, never misread', async (file) => {
     const whole = await readFile(join(fixtures, file))
     const cut = join(root, file)
     for (let size = 0; size < whole.length; size += 41) {
@@ -55,7 +61,7 @@ describe('pytorch_model.bin', () => {
       const bytes = Buffer.from(whole)
       bytes[i] = bytes[i]! ^ (1 + (i % 255))
       await writeFile(damaged, bytes)
-      const source = await openTorch(damaged).catch(error => error as { code?: string })
+      const source = await openTorch(damaged).catch((error) => error as { code?: string })
       if ('tensors' in source) await source.close()
       else expect(source.code, `byte ${i}`).toBe('ERR_BGE_MODEL_FORMAT')
     }

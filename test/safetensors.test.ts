@@ -77,7 +77,12 @@ describe('safetensors', () => {
     ['offsets that do not fit the shape', tensor({ shape: [2] }), four, 'shape [2] needs 8 bytes, but its offsets hold 4'],
     ['a truncated file', tensor({}), Float32Array.of(), '(truncated)'],
     ['bytes left over', tensor({}), Float32Array.of(1, 2), 'its tensors need'],
-    ['an overlap', { ...tensor({}), b: { dtype: 'F32', shape: [1], data_offsets: [2, 6] } }, Float32Array.of(1, 2), 'tensor "b" starts at byte 2'],
+    [
+      'an overlap',
+      { ...tensor({}), b: { dtype: 'F32', shape: [1], data_offsets: [2, 6] } },
+      Float32Array.of(1, 2),
+      'tensor "b" starts at byte 2',
+    ],
     ['a gap', { ...tensor({}), b: { dtype: 'F32', shape: [1], data_offsets: [8, 12] } }, Float32Array.of(1, 2, 3), 'overlap or gap'],
   ]
   for (const [name, header, data, message] of refused) {

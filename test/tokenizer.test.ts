@@ -109,7 +109,7 @@ describe('Tokenizer', () => {
     const result = await tokenizer.encodeBatch(['今天', '今天的天气真不错', '囗囗'], { maxLength: 6, prefix: '我' })
     expect([...result.ids[0]!]).toEqual([...tokenizer.encode('我今天')])
     expect([...result.truncated]).toEqual([0, 1, 0])
-    const unknown = result.ids.flatMap(ids => [...ids]).filter(id => id === tokenizer.unkId).length
+    const unknown = result.ids.flatMap((ids) => [...ids]).filter((id) => id === tokenizer.unkId).length
     expect(unknown).toBeGreaterThanOrEqual(2)
     expect(result).toMatchObject({ truncatedTexts: 1, tokens: 3 + 4 + 3, unknownTokens: unknown })
 
@@ -146,7 +146,10 @@ describe('Tokenizer', () => {
 
     const empty = join(root, 'empty')
     await mkdir(empty)
-    await expect(Tokenizer.load(empty)).rejects.toMatchObject({ code: 'ERR_BGE_TOKENIZER', message: expect.stringContaining('holds neither') })
+    await expect(Tokenizer.load(empty)).rejects.toMatchObject({
+      code: 'ERR_BGE_TOKENIZER',
+      message: expect.stringContaining('holds neither'),
+    })
     await writeFile(join(empty, 'vocab.txt'), '[PAD]\n[UNK]\n[CLS]\n[SEP]\n我\n')
     await expect(Tokenizer.load(empty)).rejects.toThrow('vocab.txt must hold the special token "[MASK]"')
     await writeFile(join(empty, 'tokenizer.json'), '{"model": {"type": "BPE"}}')

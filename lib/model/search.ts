@@ -29,7 +29,8 @@ export function vectorIndex(device: SearchDevice, vectors: Float32Array, dims: n
       const q = device.tensor(queries, queries.length / dims, dims)
       try {
         let best: TopK | undefined
-        for (const [i, block] of blocks.entries()) best = await device.topK(q, block, k, { firstIndex: i * BLOCK, ...(best && { into: best }) })
+        for (const [i, block] of blocks.entries())
+          best = await device.topK(q, block, k, { firstIndex: i * BLOCK, ...(best && { into: best }) })
         return best!
       } finally {
         q.dispose()

@@ -1,6 +1,6 @@
 import { dot } from '../support/math.js'
 import { type DropoutSite, dropoutMask } from '../support/philox.js'
-import { Random } from '../support/random.js'
+import type { Random } from '../support/random.js'
 import {
   attribute,
   floats,
