@@ -22,7 +22,10 @@ for (let row = 0xb0; row <= 0xd7; row++) {
 // What the training articles have besides.
 for (const name of readdirSync(corpus).sort()) {
   if (!name.endsWith('.jsonl') || name.startsWith('sts-')) continue
-  const articles = readFileSync(new URL(name, corpus), 'utf8').trimEnd().split('\n').map((line) => JSON.parse(line))
+  const articles = readFileSync(new URL(name, corpus), 'utf8')
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line))
   for (const { title, text, summary, questions } of articles.slice(0, -HELD_OUT)) {
     const all = [title, text, summary, ...questions.flatMap(({ q, a }) => [q, a])].join(' ').toLowerCase()
     for (const character of all) if (character > '\x7f' && !/\s/u.test(character)) characters.add(character)
@@ -31,7 +34,13 @@ for (const name of readdirSync(corpus).sort()) {
 }
 
 const pieces = ascii.filter((c) => /[a-z0-9]/.test(c)).map((c) => `##${c}`)
-const vocabulary = [...special, ...ascii, ...pieces, ...[...words].sort(), ...[...characters].sort((a, b) => a.codePointAt(0) - b.codePointAt(0))]
+const vocabulary = [
+  ...special,
+  ...ascii,
+  ...pieces,
+  ...[...words].sort(),
+  ...[...characters].sort((a, b) => a.codePointAt(0) - b.codePointAt(0)),
+]
 const config = {
   clean_up_tokenization_spaces: true,
   cls_token: '[CLS]',

@@ -69,12 +69,37 @@ describe('loaders', () => {
 
   test.each([
     ['an empty corpus', { 'retrieval/R/corpus.jsonl': [] }, /corpus\.jsonl: expected at least one row/],
-    ['a duplicate id', { 'retrieval/R/corpus.jsonl': [...retrieval['retrieval/R/corpus.jsonl'], { id: 'd1', text: '冬' }] }, /corpus\.jsonl:4: field id expected an id that no earlier row has, but was "d1"/],
+    [
+      'a duplicate id',
+      { 'retrieval/R/corpus.jsonl': [...retrieval['retrieval/R/corpus.jsonl'], { id: 'd1', text: '冬' }] },
+      /corpus\.jsonl:4: field id expected an id that no earlier row has, but was "d1"/,
+    ],
     ['a query without qrels', { 'retrieval/R/qrels.jsonl': [{ qid: 'q1', did: 'd1', score: 1 }] }, /1 of 2 have none, the first is "q2"/],
-    ['an unknown document', { 'retrieval/R/qrels.jsonl': [{ qid: 'q1', did: 'd9', score: 1 }] }, /qrels\.jsonl:1: field did expected the id of a document/],
-    ['an unknown query', { 'retrieval/R/qrels.jsonl': [{ qid: 'q9', did: 'd1', score: 1 }] }, /qrels\.jsonl:1: field qid expected the id of a query/],
-    ['a grade that is no integer', { 'retrieval/R/qrels.jsonl': [{ qid: 'q1', did: 'd1', score: 0.5 }] }, /qrels\.jsonl:1: field score expected an integer/],
-    ['two judgments', { 'retrieval/R/qrels.jsonl': [{ qid: 'q1', did: 'd1', score: 1 }, { qid: 'q1', did: 'd1', score: 0 }] }, /qrels\.jsonl:2: field did expected one judgment/],
+    [
+      'an unknown document',
+      { 'retrieval/R/qrels.jsonl': [{ qid: 'q1', did: 'd9', score: 1 }] },
+      /qrels\.jsonl:1: field did expected the id of a document/,
+    ],
+    [
+      'an unknown query',
+      { 'retrieval/R/qrels.jsonl': [{ qid: 'q9', did: 'd1', score: 1 }] },
+      /qrels\.jsonl:1: field qid expected the id of a query/,
+    ],
+    [
+      'a grade that is no integer',
+      { 'retrieval/R/qrels.jsonl': [{ qid: 'q1', did: 'd1', score: 0.5 }] },
+      /qrels\.jsonl:1: field score expected an integer/,
+    ],
+    [
+      'two judgments',
+      {
+        'retrieval/R/qrels.jsonl': [
+          { qid: 'q1', did: 'd1', score: 1 },
+          { qid: 'q1', did: 'd1', score: 0 },
+        ],
+      },
+      /qrels\.jsonl:2: field did expected one judgment/,
+    ],
   ])('retrieval: %s', async (_, files, message) => {
     await expect(loadRetrieval(join(write({ ...retrieval, ...files }), 'retrieval/R'))).rejects.toThrow(message)
   })
@@ -116,7 +141,13 @@ describe('evaluate', () => {
     const model = fakeModel()
     const out = join(folder, 'out')
     const { tasks, averages } = await evaluate(model, { data, out, instruction: '问' })
-    expect(tasks.map((task) => [task.task_name, 'error' in task ? task.error : [task.main_metric, Number(task.main_score.toFixed(12))], task.file])).toEqual([
+    expect(
+      tasks.map((task) => [
+        task.task_name,
+        'error' in task ? task.error : [task.main_metric, Number(task.main_score.toFixed(12))],
+        task.file,
+      ]),
+    ).toEqual([
       ['S', ['cosine_spearman', 1], 'S.json'],
       ['R', ['ndcg_at_10', 1], 'R.json'],
       ['R', ['map', 1], 'R-reranking.json'],
@@ -158,14 +189,17 @@ describe('evaluate', () => {
   test('vectors with NaN fail their task, the others go on', async () => {
     const data = write({ ...retrieval, 'sts/S.jsonl': sts, 'sts/T.jsonl': sts.map((row) => ({ ...row, text2: `${row.text2}坏` })) })
     const model = fakeModel()
-    const broken = { ...model, encode: async (texts: readonly string[]) => {
-      const result = await model.encode(texts)
-      for (const [i, text] of texts.entries()) if (text.includes('坏')) result.data[i * model.dims] = Number.NaN
-      return result
-    } }
+    const broken = {
+      ...model,
+      encode: async (texts: readonly string[]) => {
+        const result = await model.encode(texts)
+        for (const [i, text] of texts.entries()) if (text.includes('坏')) result.data[i * model.dims] = Number.NaN
+        return result
+      },
+    }
     const out = join(folder, 'out')
     const { tasks, averages } = await evaluate(broken, { data, out })
-    expect(tasks.map((task) => 'error' in task ? task.error.code : 'ok')).toEqual(['ok', 'ERR_BGE_NON_FINITE', 'ok'])
+    expect(tasks.map((task) => ('error' in task ? task.error.code : 'ok'))).toEqual(['ok', 'ERR_BGE_NON_FINITE', 'ok'])
     expect(averages).toMatchObject({ sts: null, retrieval: 1 })
     expect(readdirSync(out).sort()).toEqual(['R.json', 'S.json', 'summary.json'])
   })
@@ -178,6 +212,8 @@ describe('evaluate', () => {
 
   test('an aborted signal stops', async () => {
     const data = write(retrieval)
-    await expect(evaluate(fakeModel(), { data, signal: AbortSignal.abort() })).rejects.toThrow(expect.objectContaining({ name: 'AbortError' }))
+    await expect(evaluate(fakeModel(), { data, signal: AbortSignal.abort() })).rejects.toThrow(
+      expect.objectContaining({ name: 'AbortError' }),
+    )
   })
 })

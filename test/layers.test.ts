@@ -22,11 +22,11 @@ const linesOf = (file: string): Line[] =>
     .split('\n')
     .map((text, i) => ({ at: `${file}:${i + 1}`, text }))
 
-// Arrows point down only; a layer may also use its own files. data and model share a level.
+// Arrows point down only; a layer may also use its own files. model, data and hub share a level.
 const LEVELS: readonly (readonly string[])[] = [
   ['cli', 'quickstart', 'index'],
   ['train', 'eval', 'curate', 'mine', 'report'],
-  ['model', 'data'],
+  ['model', 'data', 'hub'],
   ['tokenizer'],
   ['native'],
   ['errors'],

@@ -76,7 +76,14 @@ describe('by hand', () => {
     expect([ndcgAt(10, ['c'], none), mapAt(10, ['c'], none), recallAt(10, ['c'], none), mrrAt(10, ['c'], none)]).toEqual([0, 0, 0, 0])
   })
   test('equal scores: larger id first, in bytes', () => {
-    expect(rankHits([{ id: 'd1', score: 1 }, { id: 'd9', score: 1 }, { id: 'd10', score: 1 }, { id: 'a', score: 2 }])).toEqual(['a', 'd9', 'd10', 'd1'])
+    expect(
+      rankHits([
+        { id: 'd1', score: 1 },
+        { id: 'd9', score: 1 },
+        { id: 'd10', score: 1 },
+        { id: 'a', score: 2 },
+      ]),
+    ).toEqual(['a', 'd9', 'd10', 'd1'])
     // U+20000 is after U+FF5A in UTF-8 and before it in UTF-16
     expect(compareUtf8('\u{20000}', '\uff5a')).toBeGreaterThan(0)
     expect(compareUtf8('月', '月a')).toBeLessThan(0)

@@ -16,7 +16,11 @@ function write(rows: readonly unknown[]): string {
   writeFileSync(name, rows.map((row) => JSON.stringify(row) + '\n').join(''))
   return name
 }
-const read = (name: string): Record<string, unknown>[] => readFileSync(name, 'utf8').trimEnd().split('\n').map((line) => JSON.parse(line) as Record<string, unknown>)
+const read = (name: string): Record<string, unknown>[] =>
+  readFileSync(name, 'utf8')
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line) as Record<string, unknown>)
 
 /** Passage p_i has the cosine rank i for the query 'q': vectors on a quarter circle, best first. */
 function circle(n: number): Record<string, number[]> {
@@ -135,7 +139,9 @@ describe('mine', () => {
     await expect(mine(model(), { data, out })).rejects.toThrow(/:4: field pos expected at least one positive text/)
     await expect(mine(model(), { data: write([]), out })).rejects.toThrow(/expected at least one row/)
     await expect(mine(model(), { data: write(rows), out, range: [5, 5] })).rejects.toThrow(/range must be two ranks/)
-    await expect(mine(model(), { data: write(rows), out, negatives: 0 })).rejects.toThrow(/negatives must be an integer of at least 1, but was 0/)
+    await expect(mine(model(), { data: write(rows), out, negatives: 0 })).rejects.toThrow(
+      /negatives must be an integer of at least 1, but was 0/,
+    )
     const nan = fakeModel({ ...vectors, r: [Number.NaN, 1] })
     await expect(mine(nan, { data: write(rows), out })).rejects.toThrow(expect.objectContaining({ code: 'ERR_BGE_NON_FINITE' }))
     expect(readdirSync(root).filter((name) => !before.includes(name) && !/^\d+\.jsonl$/.test(name))).toEqual([])

@@ -46,7 +46,11 @@ describe('the data of the quickstart', () => {
   })
 
   test('the evaluation folder is what `bge eval` reads', async () => {
-    expect((await listTasks(data.evaluation)).map(({ type, name }) => `${type}/${name}`)).toEqual(['sts/quickstart', 'retrieval/heldout', 'reranking/heldout'])
+    expect((await listTasks(data.evaluation)).map(({ type, name }) => `${type}/${name}`)).toEqual([
+      'sts/quickstart',
+      'retrieval/heldout',
+      'reranking/heldout',
+    ])
     const retrieval = await loadRetrieval(join(data.evaluation, 'retrieval/heldout'))
     const reranking = await loadReranking(join(data.evaluation, 'reranking/heldout.jsonl'))
     expect(retrieval.corpus.size).toBe(corpus.train.length + corpus.heldOut.length)

@@ -23,9 +23,17 @@ export function register(program: Command): void {
     .description('score a model on local tasks: sts/*.jsonl, retrieval/NAME/, reranking/*.jsonl')
     .requiredOption('--model <dir>', 'model folder')
     .requiredOption('--data <dir>', 'folder of the tasks')
-    .option('--tasks <names>', 'comma-separated: NAME (every task of that name), TYPE/NAME, a type (sts, retrieval, reranking) or all', list, ['all'])
+    .option(
+      '--tasks <names>',
+      'comma-separated: NAME (every task of that name), TYPE/NAME, a type (sts, retrieval, reranking) or all',
+      list,
+      ['all'],
+    )
     .requiredOption('--out <dir>', 'folder for NAME.json per task (a second task of a name: NAME-TYPE.json) and summary.json')
-    .option('--instruction <text>', "put before the queries of retrieval and reranking; 'zh' and 'en' name BGE's, '' is none (default: the model folder's)")
+    .option(
+      '--instruction <text>',
+      "put before the queries of retrieval and reranking; 'zh' and 'en' name BGE's, '' is none (default: the model folder's)",
+    )
     .option('--max-length <n>', "tokens per text (default: the model's)", integer(3))
     .option('--device <device>', 'auto, cpu, cuda or cuda:N', 'auto')
     .option('--threads <n>', 'CPU threads (default: as many as the process may use)', integer(1))

@@ -14,13 +14,17 @@ export function integer(min: number): (value: string) => number {
 /** Parser of `LOW-HIGH`. */
 export function range(value: string): [low: number, high: number] {
   const match = /^(\d+)-(\d+)$/.exec(value)
-  if (!match || Number(match[1]) >= Number(match[2])) throw new InvalidArgumentError('It must be LOW-HIGH with LOW below HIGH, as in 10-210.')
+  if (!match || Number(match[1]) >= Number(match[2]))
+    throw new InvalidArgumentError('It must be LOW-HIGH with LOW below HIGH, as in 10-210.')
   return [Number(match[1]), Number(match[2])]
 }
 
 /** Parser of a comma-separated list. */
 export function list(value: string): string[] {
-  const words = value.split(',').map((word) => word.trim()).filter((word) => word !== '')
+  const words = value
+    .split(',')
+    .map((word) => word.trim())
+    .filter((word) => word !== '')
   if (words.length === 0) throw new InvalidArgumentError('It must be a comma-separated list.')
   return words
 }

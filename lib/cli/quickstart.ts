@@ -41,7 +41,8 @@ async function run({ json, out, seed, device }: QuickstartFlags, signal: AbortSi
     device,
     signal,
     hooks: {
-      onPrepared: ({ train, heldOut, sts }) => say(`${train.length} articles to train on, ${heldOut.length} held out, ${sts.length} sentence pairs`),
+      onPrepared: ({ train, heldOut, sts }) =>
+        say(`${train.length} articles to train on, ${heldOut.length} held out, ${sts.length} sentence pairs`),
       onStage: stageHooks,
       onMined: (mined) => process.stderr.write(describe(mined)),
       onPhase: (phase) => say(`${names[phase.phase]}: nDCG@10 ${percent(phase.scores.ndcg_at_10)} after ${phase.seconds.toFixed(0)} s`),
@@ -90,7 +91,9 @@ function table({ phases, bm25 }: QuickstartResult): string {
   }
   lines.push(['BM25, character bigrams', ...columns.slice(0, 3).map((name) => percent(bm25[name as keyof typeof bm25])), '', ''])
   const widths = lines[0]!.map((_, column) => Math.max(...lines.map((line) => line[column]!.length)))
-  return lines.map((line) => line.map((cell, column) => (column === 0 ? cell.padEnd(widths[0]!) : cell.padStart(widths[column]!))).join('  ') + '\n').join('')
+  return lines
+    .map((line) => line.map((cell, column) => (column === 0 ? cell.padEnd(widths[0]!) : cell.padStart(widths[column]!))).join('  ') + '\n')
+    .join('')
 }
 
 function percent(score: number): string {

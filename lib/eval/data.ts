@@ -45,17 +45,27 @@ export async function loadSts(file: string): Promise<StsData> {
     data.labels.push(label)
   }
   if (new Set(data.labels).size < 2) {
-    throw new BgeError('ERR_BGE_DATA', `${file}: expected at least two different labels, but it has ${data.labels.length} rows and ${new Set(data.labels).size} labels`)
+    throw new BgeError(
+      'ERR_BGE_DATA',
+      `${file}: expected at least two different labels, but it has ${data.labels.length} rows and ${new Set(data.labels).size} labels`,
+    )
   }
   return data
 }
 
 /** Throws ERR_BGE_DATA `file:line: ...` for duplicate ids, unknown ids, duplicate judgments, queries without one, and empty files. */
 export async function loadRetrieval(folder: string): Promise<RetrievalData> {
-  const [corpusFile, queriesFile, qrelsFile] = ['corpus.jsonl', 'queries.jsonl', 'qrels.jsonl'].map((name) => join(folder, name)) as [string, string, string]
+  const [corpusFile, queriesFile, qrelsFile] = ['corpus.jsonl', 'queries.jsonl', 'qrels.jsonl'].map((name) => join(folder, name)) as [
+    string,
+    string,
+    string,
+  ]
   for (const file of [corpusFile, queriesFile, qrelsFile]) {
     await access(file).catch(() => {
-      throw new BgeError('ERR_BGE_FILE', `retrieval task ${folder} must hold corpus.jsonl, queries.jsonl and qrels.jsonl, but ${file} is not there`)
+      throw new BgeError(
+        'ERR_BGE_FILE',
+        `retrieval task ${folder} must hold corpus.jsonl, queries.jsonl and qrels.jsonl, but ${file} is not there`,
+      )
     })
   }
   const corpus = await texts(corpusFile, (row) => {
@@ -95,7 +105,10 @@ export async function loadReranking(file: string): Promise<RerankingData> {
     else samples.push(sample)
   }
   if (samples.length === 0) {
-    throw new BgeError('ERR_BGE_DATA', `${file}: expected rows with at least one positive and one negative text, but it has none (${skipped} rows)`)
+    throw new BgeError(
+      'ERR_BGE_DATA',
+      `${file}: expected rows with at least one positive and one negative text, but it has none (${skipped} rows)`,
+    )
   }
   return { samples, skipped }
 }

@@ -60,11 +60,20 @@ export interface Evaluation {
 }
 
 /** An embedder with what a BgeModel knows besides; all of it is optional. */
-export type EvaluatedModel = Embedder & { readonly device?: SearchDevice; readonly instruction?: string | undefined; readonly directory?: string | undefined }
+export type EvaluatedModel = Embedder & {
+  readonly device?: SearchDevice
+  readonly instruction?: string | undefined
+  readonly directory?: string | undefined
+}
 
-const TYPES: Readonly<Record<TaskType, { main: string; run: (embedder: Embedder, path: string, context: EvaluationContext) => Promise<TaskScores> }>> = {
+const TYPES: Readonly<
+  Record<TaskType, { main: string; run: (embedder: Embedder, path: string, context: EvaluationContext) => Promise<TaskScores> }>
+> = {
   sts: { main: 'cosine_spearman', run: async (embedder, path, context) => evaluateSts(embedder, await loadSts(path), context) },
-  retrieval: { main: 'ndcg_at_10', run: async (embedder, path, context) => evaluateRetrieval(embedder, await loadRetrieval(path), context) },
+  retrieval: {
+    main: 'ndcg_at_10',
+    run: async (embedder, path, context) => evaluateRetrieval(embedder, await loadRetrieval(path), context),
+  },
   reranking: { main: 'map', run: async (embedder, path, context) => evaluateReranking(embedder, await loadReranking(path), context) },
 }
 

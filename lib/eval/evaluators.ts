@@ -53,7 +53,11 @@ export async function evaluateRetrieval(embedder: Embedder, data: RetrievalData,
   const { instruction, encode, device } = context
   // In this order "equal scores by smaller index", the rule of the search, is trec_eval's "equal scores by larger id".
   const ids = [...data.corpus.keys()].sort((a, b) => compareUtf8(b, a))
-  const documents = await encodeDistinct(embedder, ids.map((id) => data.corpus.get(id)!), encode)
+  const documents = await encodeDistinct(
+    embedder,
+    ids.map((id) => data.corpus.get(id)!),
+    encode,
+  )
   const qids = [...data.queries.keys()]
   const queries = await encodeDistinct(embedder, [...data.queries.values()], { ...encode, instruction })
   const k = Math.min(CUTOFFS.at(-1)!, ids.length)
@@ -93,7 +97,11 @@ export async function evaluateReranking(embedder: Embedder, data: RerankingData,
   const { samples } = data
   const candidates = samples.map(({ positive, negative }) => [...positive, ...negative])
   const documents = await encodeDistinct(embedder, candidates.flat(), encode)
-  const queries = await encodeDistinct(embedder, samples.map((sample) => sample.query), { ...encode, instruction })
+  const queries = await encodeDistinct(
+    embedder,
+    samples.map((sample) => sample.query),
+    { ...encode, instruction },
+  )
   const sums = { map: 0, map_at_1000: 0, mrr_at_10: 0 }
   let next = 0
   for (const [s, { positive }] of samples.entries()) {

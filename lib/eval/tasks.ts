@@ -29,7 +29,10 @@ export async function listTasks(data: string): Promise<Task[]> {
     for (const name of names.sort()) tasks.push({ name, type, path: join(folder, type === 'retrieval' ? name : `${name}.jsonl`) })
   }
   if (tasks.length === 0) {
-    throw new BgeError('ERR_BGE_FILE', `data folder ${data} must hold sts/*.jsonl, retrieval/NAME/ or reranking/*.jsonl, but holds none of them`)
+    throw new BgeError(
+      'ERR_BGE_FILE',
+      `data folder ${data} must hold sts/*.jsonl, retrieval/NAME/ or reranking/*.jsonl, but holds none of them`,
+    )
   }
   return tasks
 }
@@ -41,12 +44,18 @@ export async function listTasks(data: string): Promise<Task[]> {
 export function selectTasks(available: readonly Task[], words: readonly string[]): Task[] {
   const chosen = new Set<Task>()
   for (const word of words) {
-    const fits = available.filter((task) => word === 'all' || word === task.type || word === task.name || word === `${task.type}/${task.name}`)
+    const fits = available.filter(
+      (task) => word === 'all' || word === task.type || word === task.name || word === `${task.type}/${task.name}`,
+    )
     if (fits.length === 0) {
       const known = available.map((task) => `${task.type}/${task.name}`).join(', ')
-      throw new BgeError('ERR_BGE_ARGUMENT', `task "${word}" is not in the data folder; it has ${known} (also: all, ${TASK_TYPES.join(', ')})`, {
-        details: { task: word },
-      })
+      throw new BgeError(
+        'ERR_BGE_ARGUMENT',
+        `task "${word}" is not in the data folder; it has ${known} (also: all, ${TASK_TYPES.join(', ')})`,
+        {
+          details: { task: word },
+        },
+      )
     }
     for (const task of fits) chosen.add(task)
   }

@@ -94,7 +94,11 @@ async function searchRows(
   const parsed = rows.map(pairRow)
   for (const prompt of new Set(parsed.map((row) => row.prompt ?? instruction))) {
     const members = [...parsed.keys()].filter((i) => (parsed[i]!.prompt ?? instruction) === prompt)
-    const queries = await encodeDistinct(model, members.map((i) => parsed[i]!.query), { ...encode, instruction: prompt })
+    const queries = await encodeDistinct(
+      model,
+      members.map((i) => parsed[i]!.query),
+      { ...encode, instruction: prompt },
+    )
     const { indices } = await index.search(queries.data, k)
     for (const [m, i] of members.entries()) hits[i] = indices.subarray(queries.rows[m]! * k, (queries.rows[m]! + 1) * k)
   }

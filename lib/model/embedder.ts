@@ -12,11 +12,13 @@ export interface EncodeOptions {
   instruction?: string
   maxLength?: number
   signal?: AbortSignal
+  /** told how many of the texts are ready; an embedder need not call it */
+  onProgress?: (progress: { done: number; total: number }) => void
 }
 
 /** The vectors of a list of texts, equal texts sharing one row. */
 export interface Vectors {
-  /** (U, D) one row per distinct text, L2-normalised */
+  /** (U, D) one row per distinct text */
   readonly data: Float32Array
   readonly dims: number
   /** (N) row of each text */
@@ -26,10 +28,16 @@ export interface Vectors {
 }
 
 /**
- * Encodes every distinct text once, so that equal texts have bit-equal vectors and exactly equal scores, and normalises the rows.
+ * Encodes every distinct text once, so that equal texts have bit-equal vectors and exactly equal scores. `scale`: 'unit' L2-normalises the
+ * rows (the default), 'raw' leaves them as the model gives them.
  * Throws ERR_BGE_NON_FINITE for a vector with NaN or infinity and ERR_BGE_SHAPE for a result of the wrong size.
  */
-export async function encodeDistinct(embedder: Embedder, texts: readonly string[], options: EncodeOptions = {}): Promise<Vectors> {
+export async function encodeDistinct(
+  embedder: Embedder,
+  texts: readonly string[],
+  options: EncodeOptions = {},
+  scale: 'unit' | 'raw' = 'unit',
+): Promise<Vectors> {
   const numbers = new Map<string, number>()
   const rows = Int32Array.from(texts, (text) => {
     const known = numbers.get(text) ?? numbers.size
@@ -45,7 +53,7 @@ export async function encodeDistinct(embedder: Embedder, texts: readonly string[
   const data = Float32Array.from(encoded)
   const vector = (row: number): Float32Array => data.subarray(row * dims, (row + 1) * dims)
   for (const [row, text] of distinct.entries()) {
-    if (!normalize(vector(row))) {
+    if (!(scale === 'unit' ? normalize(vector(row)) : vector(row).every(Number.isFinite))) {
       throw new BgeError('ERR_BGE_NON_FINITE', `the embedding of text ${show(text)} holds NaN or infinity, so nothing can be ranked by it`)
     }
   }

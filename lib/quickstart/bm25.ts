@@ -47,7 +47,11 @@ export function evaluateBm25(retrieval: RetrievalData, reranking: RerankingData)
   }
   for (const { query, positive, negative } of reranking.samples) {
     const scores = bm25([...positive, ...negative])(query)
-    sums.map += averagePrecision(Array.from(scores, (_, i) => i < positive.length), scores) / reranking.samples.length
+    sums.map +=
+      averagePrecision(
+        Array.from(scores, (_, i) => i < positive.length),
+        scores,
+      ) / reranking.samples.length
   }
   return sums
 }

@@ -42,7 +42,8 @@ export async function readCorpus(folder: string): Promise<Corpus> {
     corpus.train.push(...articles.slice(0, -HELD_OUT_PER_TOPIC))
     corpus.heldOut.push(...articles.slice(-HELD_OUT_PER_TOPIC))
   }
-  if (corpus.train.length === 0 || corpus.heldOut.length === 0) throw new BgeError('ERR_BGE_FILE', `quickstart corpus ${folder} holds no articles`)
+  if (corpus.train.length === 0 || corpus.heldOut.length === 0)
+    throw new BgeError('ERR_BGE_FILE', `quickstart corpus ${folder} holds no articles`)
   return corpus
 }
 

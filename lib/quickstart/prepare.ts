@@ -25,19 +25,28 @@ export async function prepare({ train, heldOut, sts }: Corpus, out: string): Pro
     train: join(out, 'train.jsonl'),
     evaluation: join(out, 'eval'),
   }
-  await writeRows(data.pretrain, train.flatMap(({ title, text, summary, questions }) => [
-    { text: `${title}。${text}` },
-    { text: [summary, ...questions.map(({ q, a }) => q + a)].join('') },
-  ]))
-  await writeRows(data.pairs, train.flatMap(({ title, text, summary, questions }) => [
-    { query: title, pos: [text] },
-    { query: summary, pos: [text] },
-    ...questions.flatMap(({ q, a }) => [
-      { query: q, pos: [a] },
-      { query: a, pos: [text] },
+  await writeRows(
+    data.pretrain,
+    train.flatMap(({ title, text, summary, questions }) => [
+      { text: `${title}。${text}` },
+      { text: [summary, ...questions.map(({ q, a }) => q + a)].join('') },
     ]),
-  ]))
-  await writeRows(data.train, train.flatMap(({ text, questions }) => questions.map(({ q }) => ({ query: q, pos: [text] }))))
+  )
+  await writeRows(
+    data.pairs,
+    train.flatMap(({ title, text, summary, questions }) => [
+      { query: title, pos: [text] },
+      { query: summary, pos: [text] },
+      ...questions.flatMap(({ q, a }) => [
+        { query: q, pos: [a] },
+        { query: a, pos: [text] },
+      ]),
+    ]),
+  )
+  await writeRows(
+    data.train,
+    train.flatMap(({ text, questions }) => questions.map(({ q }) => ({ query: q, pos: [text] }))),
+  )
   await writeEvaluation([...train, ...heldOut], heldOut, sts, data.evaluation)
   return data
 }
@@ -45,14 +54,26 @@ export async function prepare({ train, heldOut, sts }: Corpus, out: string): Pro
 async function writeEvaluation(all: readonly Article[], heldOut: readonly Article[], sts: Corpus['sts'], out: string): Promise<void> {
   const queries = heldOut.flatMap((article) => article.questions.map(({ q }, i) => ({ article, id: `${article.id}-q${i + 1}`, text: q })))
   const retrieval = join(out, 'retrieval', 'heldout')
-  await writeRows(join(retrieval, 'corpus.jsonl'), all.map(({ id, text }) => ({ id, text })))
-  await writeRows(join(retrieval, 'queries.jsonl'), queries.map(({ id, text }) => ({ id, text })))
-  await writeRows(join(retrieval, 'qrels.jsonl'), queries.map(({ id, article }) => ({ qid: id, did: article.id, score: 1 })))
-  await writeRows(join(out, 'reranking', 'heldout.jsonl'), queries.map(({ text, article }) => ({
-    query: text,
-    positive: [article.text],
-    negative: all.filter(({ id, topic }) => topic === article.topic && id !== article.id).map((other) => other.text),
-  })))
+  await writeRows(
+    join(retrieval, 'corpus.jsonl'),
+    all.map(({ id, text }) => ({ id, text })),
+  )
+  await writeRows(
+    join(retrieval, 'queries.jsonl'),
+    queries.map(({ id, text }) => ({ id, text })),
+  )
+  await writeRows(
+    join(retrieval, 'qrels.jsonl'),
+    queries.map(({ id, article }) => ({ qid: id, did: article.id, score: 1 })),
+  )
+  await writeRows(
+    join(out, 'reranking', 'heldout.jsonl'),
+    queries.map(({ text, article }) => ({
+      query: text,
+      positive: [article.text],
+      negative: all.filter(({ id, topic }) => topic === article.topic && id !== article.id).map((other) => other.text),
+    })),
+  )
   await writeRows(join(out, 'sts', 'quickstart.jsonl'), sts)
 }
 

@@ -97,17 +97,26 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
   const model = await score('finetune', await run('finetune', contrasted, mined))
 
   const { evaluation } = data
-  const bm25 = evaluateBm25(await loadRetrieval(join(evaluation, 'retrieval/heldout')), await loadReranking(join(evaluation, 'reranking/heldout.jsonl')))
+  const bm25 = evaluateBm25(
+    await loadRetrieval(join(evaluation, 'retrieval/heldout')),
+    await loadReranking(join(evaluation, 'reranking/heldout.jsonl')),
+  )
   return { phases, bm25, model, corpus }
 }
 
-async function scoreModel(directory: string, instruction: string, { device, out, signal }: QuickstartOptions, data: QuickstartData): Promise<Phase['scores']> {
+async function scoreModel(
+  directory: string,
+  instruction: string,
+  { device, out, signal }: QuickstartOptions,
+  data: QuickstartData,
+): Promise<Phase['scores']> {
   const model = await BgeModel.load(directory, { device })
   try {
     const { tasks } = await evaluate(model, { data: data.evaluation, instruction, ...(signal && { signal }) })
     const scores: Record<string, number> = {}
     for (const task of tasks) {
-      if ('error' in task) throw new BgeError(task.error.code, `${task.type}/${task.task_name}: ${task.error.message} (model ${directory} in ${out})`)
+      if ('error' in task)
+        throw new BgeError(task.error.code, `${task.type}/${task.task_name}: ${task.error.message} (model ${directory} in ${out})`)
       Object.assign(scores, task.type === 'reranking' ? { map: task.main_score } : task.scores)
     }
     const { ndcg_at_10, mrr_at_10, map, cosine_spearman } = scores as Record<keyof Phase['scores'], number>
@@ -117,7 +126,12 @@ async function scoreModel(directory: string, instruction: string, { device, out,
   }
 }
 
-async function mineNegatives(directory: string, mined: string, { device, seed, hooks, signal }: QuickstartOptions, data: QuickstartData): Promise<void> {
+async function mineNegatives(
+  directory: string,
+  mined: string,
+  { device, seed, hooks, signal }: QuickstartOptions,
+  data: QuickstartData,
+): Promise<void> {
   const model = await BgeModel.load(directory, { device })
   try {
     hooks?.onMined?.(await mine(model, { ...mining, data: data.train, out: mined, seed, ...(signal && { signal }) }))
@@ -131,7 +145,10 @@ async function emptyFolder(out: string): Promise<void> {
   await mkdir(out, { recursive: true })
   const entries = await readdir(out)
   if (entries.length > 0 && !entries.includes(MARKER)) {
-    throw new BgeError('ERR_BGE_FILE', `folder ${out} must be empty, new, or made by an earlier quickstart, but holds ${entries.length} other entries`)
+    throw new BgeError(
+      'ERR_BGE_FILE',
+      `folder ${out} must be empty, new, or made by an earlier quickstart, but holds ${entries.length} other entries`,
+    )
   }
   for (const entry of entries) if (entry !== MARKER) await rm(join(out, entry), { recursive: true, force: true })
   await writeFile(join(out, MARKER), 'This folder was made by `bge quickstart`, which replaces it when it runs again.\n')

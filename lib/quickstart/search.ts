@@ -18,7 +18,10 @@ export async function searchDemo(directory: string, { train, heldOut }: Corpus, 
   const model = await BgeModel.load(directory, { device })
   try {
     const passages = await model.encode(articles.map(({ text }) => text))
-    const queries = await model.encode(asked.map(({ questions }) => questions[0]!.q), { instruction: 'zh' })
+    const queries = await model.encode(
+      asked.map(({ questions }) => questions[0]!.q),
+      { instruction: 'zh' },
+    )
     const index = vectorIndex(model.device, passages.data, model.dims)
     const { indices, scores } = await index.search(queries.data, 1)
     return asked.map((expected, i) => ({ question: expected.questions[0]!.q, top: articles[indices[i]!]!, score: scores[i]!, expected }))

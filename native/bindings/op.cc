@@ -42,6 +42,15 @@ OpTensors linearBackwardWeight(OpCall& c) {
   return c.run([&] { c.backend.linearBackwardWeight(dW, dBias, dOut, x); });
 }
 
+// `alias` 1: dX is dOut's memory.
+OpTensors geluBackward(OpCall& c) {
+  const int64_t r = c.size("rows"), w = c.size("cols");
+  const bool alias = c.flag("alias");
+  auto dX = alias ? c.inOut("dOut", "dX", r, w) : c.out("dX", r, w);
+  auto dOut = alias ? dX : c.matrix("dOut", r, w), pre = c.matrix("preActivation", r, w);
+  return c.run([&] { c.backend.geluBackward(dX, dOut, pre); });
+}
+
 OpTensors matmul(OpCall& c) {
   const int64_t m = c.size("rows"), n = c.size("cols"), k = c.size("depth");
   const bool ta = c.flag("transposeA"), tb = c.flag("transposeB");
@@ -312,11 +321,11 @@ OpTensors squaredNorm(OpCall& c) {
 OpTensors adamw(OpCall& c) {
   const int64_t n = c.size("entries");
   AdamW o;
-  o.learningRate = static_cast<float>(c.attribute("learningRate", 1e-3));
-  o.beta1 = static_cast<float>(c.attribute("beta1", 0.9));
-  o.beta2 = static_cast<float>(c.attribute("beta2", 0.999));
-  o.epsilon = static_cast<float>(c.attribute("epsilon", 1e-8));
-  o.weightDecay = static_cast<float>(c.attribute("weightDecay", 0));
+  o.learningRate = c.attribute("learningRate", 1e-3);
+  o.beta1 = c.attribute("beta1", 0.9);
+  o.beta2 = c.attribute("beta2", 0.999);
+  o.epsilon = c.attribute("epsilon", 1e-8);
+  o.weightDecay = c.attribute("weightDecay", 0);
   o.step = c.size("step", 1);
   o.maxNorm = static_cast<float>(c.attribute("maxNorm", 0));
   o.squaredNorm = c.result(c.attribute("squaredNorm", 0));
@@ -332,6 +341,7 @@ struct Op {
 constexpr Op kOps[] = {{"linear", linear},
                        {"linear_backward_input", linearBackwardInput},
                        {"linear_backward_weight", linearBackwardWeight},
+                       {"gelu_backward", geluBackward},
                        {"matmul", matmul},
                        {"attention", attention},
                        {"attention_backward", attentionBackward},

@@ -1,7 +1,5 @@
 #include "queue.h"
 
-#include <algorithm>
-
 #include "convert.h"
 
 namespace bge {
@@ -28,6 +26,7 @@ std::shared_ptr<DeviceCore> DeviceCore::create(Napi::Env env, std::unique_ptr<Ba
       }
       job();
     }
+    closeSlots(*queue);
     queue->backend.reset();
     bool teardown;
     std::deque<std::function<void()>> late;
@@ -71,46 +70,31 @@ void DeviceCore::post(std::function<void()> job) {
   job();
 }
 
-void DeviceCore::sweep() {
-  slots_.erase(std::remove_if(slots_.begin(), slots_.end(), [](const std::weak_ptr<SlotBase>& w) { return w.expired(); }), slots_.end());
-  liveSlots_ = slots_.size();
-}
-
-void DeviceCore::closeSlots() {
-  std::vector<std::shared_ptr<SlotBase>> live;
+// On the worker. Deletions run on the worker too, so no pointer goes stale here.
+void DeviceCore::closeSlots(Queue& queue) {
+  std::map<uint64_t, SlotBase*> live;
   {
-    std::lock_guard<std::mutex> lock(slotsMutex_);
-    for (auto& w : slots_) {
-      if (auto s = w.lock()) live.push_back(std::move(s));
-    }
-    slots_.clear();
+    std::lock_guard<std::mutex> lock(queue.mutex);
+    live = queue.slots;
   }
-  for (auto it = live.rbegin(); it != live.rend(); ++it) (*it)->close();  // heads before their encoder
+  for (auto it = live.rbegin(); it != live.rend(); ++it) it->second->close();  // heads before their encoder
 }
 
 void DeviceCore::dispose() {
   if (closed) return;
   closed = true;
-  post([self = shared_from_this()] { self->closeSlots(); });
   stop();
 }
 
 void DeviceCore::teardown() {
   closed = true;
-  std::deque<std::function<void()>> dropped;
   {
     std::lock_guard<std::mutex> lock(queue_->mutex);
-    queue_->teardown = true;
-    if (!queue_->ended) dropped.swap(queue_->jobs);
-    queue_->jobs.push_back([this] { closeSlots(); });
-    queue_->stop = true;
+    queue_->teardown = true;  // what is queued still runs, but computes and constructs nothing: only deletions have an effect
   }
-  queue_->wake.notify_all();
+  stop();
   if (worker_.joinable()) worker_.join();
   if (!queue_->released) results_.Abort();
-  // Dropped jobs are slot constructions, slot deletions and computations. Running what remains inline keeps ownership simple: computations
-  // see an ended queue and are only freed.
-  for (auto& job : dropped) job();
 }
 
 Napi::Promise DeviceCore::enqueue(Napi::Env env, std::function<void(Backend&)> work, std::function<Napi::Value(Napi::Env)> finish) {
@@ -118,12 +102,14 @@ Napi::Promise DeviceCore::enqueue(Napi::Env env, std::function<void(Backend&)> w
   auto* job = new Job{Napi::Promise::Deferred::New(env), std::move(work), std::move(finish), nullptr, shared_from_this()};
   if (pending_++ == 0) results_.Ref(env);
   post([job, queue = queue_] {
+    bool teardown;
     {
       std::lock_guard<std::mutex> lock(queue->mutex);
-      if (queue->teardown) {
-        job->work = nullptr;  // the environment is gone: nobody waits. The few bytes of the job go with the process.
-        return;
-      }
+      teardown = queue->teardown;
+    }
+    if (teardown) {
+      job->work = nullptr;  // not under the lock: it releases slots, whose deletion is posted here
+      return;               // the environment is gone: nobody waits. The few bytes of the job go with the process.
     }
     Backend& backend = *queue->backend;
     try {

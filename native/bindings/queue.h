@@ -8,17 +8,18 @@
 #include <deque>
 #include <exception>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <thread>
-#include <vector>
 
 #include "../core/backend.h"
 
 namespace bge {
 
 struct SlotBase {
+  uint64_t number = 0;  // in Queue::slots
   virtual ~SlotBase() = default;
   virtual void close() = 0;
 };
@@ -62,19 +63,31 @@ class DeviceCore : public std::enable_shared_from_this<DeviceCore> {
   // make(Backend&) -> std::unique_ptr<T>, called on the worker before any job that is enqueued later.
   template <class T, class Make>
   SlotPtr<T> slot(Make make) {
-    auto self = shared_from_this();
-    SlotPtr<T> s(new Slot<T>, [self](Slot<T>* p) { self->post([p] { delete p; }); });
-    std::weak_ptr<Slot<T>> weak = s;
-    {
-      std::lock_guard<std::mutex> lock(slotsMutex_);
-      slots_.push_back(weak);
-      if (slots_.size() > 2 * liveSlots_ + 64) sweep();
-    }
+    // The deleter keeps the device; the job keeps only the queue.
+    SlotPtr<T> s(new Slot<T>, [self = shared_from_this()](Slot<T>* p) {
+      self->post([queue = self->queue_, p] {
+        {
+          std::lock_guard<std::mutex> lock(queue->mutex);
+          queue->slots.erase(p->number);
+        }
+        delete p;
+      });
+    });
     auto raw = s.get();  // alive: the deleter runs behind this job in the same queue
-    post([raw, this, make = std::move(make)] {
+    {
+      std::lock_guard<std::mutex> lock(queue_->mutex);
+      raw->number = queue_->nextSlot++;
+      queue_->slots[raw->number] = raw;
+    }
+    post([raw, queue = queue_, make = std::move(make)] {
       try {
-        if (!queue_->backend) throw Error("ERR_BGE_CLOSED", "the device was used after it was disposed");
-        raw->value = make(*queue_->backend);
+        bool closed;
+        {
+          std::lock_guard<std::mutex> lock(queue->mutex);
+          closed = queue->teardown || !queue->backend;
+        }
+        if (closed) throw Error("ERR_BGE_CLOSED", "the device was used after it was disposed");
+        raw->value = make(*queue->backend);
       } catch (...) {
         raw->failure = std::current_exception();
       }
@@ -83,7 +96,7 @@ class DeviceCore : public std::enable_shared_from_this<DeviceCore> {
   }
 
   void dispose();        // finish what is queued, destroy every slot and the backend, end the worker; does not wait
-  void teardown();       // environment is going away: drop what is queued, end the worker, wait
+  void teardown();       // environment is going away: skip the computations that are queued, end the worker, wait
   size_t bytesAllocated, workspace = 0, workspacePeak = 0;  // refreshed after every job, read on the JavaScript thread
 
  private:
@@ -96,6 +109,10 @@ class DeviceCore : public std::enable_shared_from_this<DeviceCore> {
     size_t bytes = 0, workspace = 0, peak = 0;
   };
   struct Queue {
+    // Every slot that is not deleted yet, in order of creation. Not weak pointers: a slot whose last owner has gone and whose deletion is
+    // still queued must be closed before the backend ends as well (a crash of terminated worker threads).
+    std::map<uint64_t, SlotBase*> slots;
+    uint64_t nextSlot = 0;
     std::mutex mutex;
     std::condition_variable wake;
     std::deque<std::function<void()>> jobs;
@@ -106,17 +123,13 @@ class DeviceCore : public std::enable_shared_from_this<DeviceCore> {
   DeviceCore(std::unique_ptr<Backend> backend);
   Napi::Promise enqueue(Napi::Env env, std::function<void(Backend&)> work, std::function<Napi::Value(Napi::Env)> finish);
   static void complete(Napi::Env env, Job* job);
-  void sweep();
-  void closeSlots();
+  static void closeSlots(Queue& queue);
   void stop();
 
   std::shared_ptr<Queue> queue_;
   std::thread worker_;
   Napi::ThreadSafeFunction results_;
   int64_t pending_ = 0;  // JavaScript thread only
-  std::mutex slotsMutex_;
-  std::vector<std::weak_ptr<SlotBase>> slots_;
-  size_t liveSlots_ = 0;
 };
 
 }  // namespace bge

@@ -160,6 +160,32 @@ const backwardWeight: OpSpec = {
   benchmarks: BIG.map((attributes) => ({ attributes, data: 'bias', flops: multiplyAdds({ attributes }) })),
 }
 
+const geluBackward: OpSpec = {
+  name: 'gelu_backward',
+  kind: 'gradient',
+  cases: [
+    { attributes: { rows: 1, cols: 1 } },
+    { attributes: { rows: 17, cols: 59, pad: 3 } },
+    { attributes: { rows: 7, cols: 203, alias: 1 }, data: 'tails' },
+  ],
+  inputs(c, random) {
+    const n = size(c, 'rows') * size(c, 'cols')
+    return { dOut: random.floats(n), preActivation: random.floats(n, c.data === 'tails' ? 6 : 1.5) }
+  },
+  reference: (inputs, _, round) => ({
+    dX: floats(inputs, 'dOut').map((g, i) => round(g * geluGradient(floats(inputs, 'preActivation')[i]!, round))),
+  }),
+  proof: {
+    loss: (inputs) =>
+      inner(
+        floats(inputs, 'preActivation').map((x) => gelu(x, inFloat64)),
+        floats(inputs, 'dOut'),
+      ),
+    of: { dX: 'preActivation' },
+  },
+  benchmarks: [{ attributes: { rows: 2048, cols: 2048 }, bytes: 3 * 4 * 2048 * 2048 }],
+}
+
 const matmul: OpSpec = {
   name: 'matmul',
   kind: 'value',
@@ -197,4 +223,4 @@ const matmul: OpSpec = {
   ].map((attributes) => ({ attributes, flops: 2 * attributes.rows * attributes.cols * attributes.depth })),
 }
 
-export const linearSpecs: readonly OpSpec[] = [linear, backwardInput, backwardWeight, matmul]
+export const linearSpecs: readonly OpSpec[] = [linear, backwardInput, backwardWeight, geluBackward, matmul]

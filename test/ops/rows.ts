@@ -170,8 +170,9 @@ const adamw: OpSpec = {
     return { parameter: random.floats(n), m: random.floats(n, 0.1), v: random.floats(n, 0.1).map((x) => x * x), gradient: random.floats(n) }
   },
   reference(inputs, c, round) {
-    const [rate, b1, b2] = [attribute(c, 'learningRate', 1e-3), attribute(c, 'beta1', 0.9), attribute(c, 'beta2', 0.999)]
-    const [epsilon, decay, maxNorm] = [attribute(c, 'epsilon', 1e-8), attribute(c, 'weightDecay'), attribute(c, 'maxNorm')]
+    const scalar = (name: string, fallback: number): number => c.attributes[name] ?? fallback
+    const [rate, b1, b2] = [scalar('learningRate', 1e-3), scalar('beta1', 0.9), scalar('beta2', 0.999)]
+    const [epsilon, decay, maxNorm] = [scalar('epsilon', 1e-8), scalar('weightDecay', 0), scalar('maxNorm', 0)]
     const t = c.attributes['step'] ?? 1
     // As in torch the scalars are float64 whatever the tensors are.
     const [correction1, correction2] = [1 - b1 ** t, Math.sqrt(1 - b2 ** t)]
@@ -183,9 +184,9 @@ const adamw: OpSpec = {
     for (let i = 0; i < parameter.length; i++) {
       const g = round(floats(inputs, 'gradient')[i]! * clip)
       const decayed = round(parameter[i]! * round(1 - rate * decay))
-      m[i] = round(round(b1 * m[i]!) + round(round(1 - b1) * g))
-      v[i] = round(round(b2 * v[i]!) + round(round(1 - b2) * round(g * g)))
-      const denominator = round(round(round(Math.sqrt(v[i]!)) / round(correction2)) + epsilon)
+      m[i] = round(round(round(b1) * m[i]!) + round(round(1 - b1) * g))
+      v[i] = round(round(round(b2) * v[i]!) + round(round(1 - b2) * round(g * g)))
+      const denominator = round(round(round(Math.sqrt(v[i]!)) / round(correction2)) + round(epsilon))
       parameter[i] = round(decayed - round(stepSize * round(m[i]! / denominator)))
     }
     return { parameter, m, v }

@@ -1,0 +1,113 @@
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+
+const main = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url))
+const tokenizer = fileURLToPath(new URL('../examples/quickstart/tokenizer', import.meta.url))
+const out = mkdtempSync(join(tmpdir(), 'bge-cli-'))
+afterAll(() => rmSync(out, { recursive: true, force: true }))
+
+function bge(...args: string[]): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync(process.execPath, [main, ...args], { encoding: 'utf8', cwd: out })
+}
+function jsonl(name: string, rows: readonly unknown[]): string {
+  const file = join(out, name)
+  writeFileSync(file, rows.map((row) => JSON.stringify(row) + '\n').join(''))
+  return file
+}
+
+beforeAll(() => {
+  if (!existsSync(main)) throw new Error('dist/ is not built: npm run build:ts')
+})
+
+describe('the command line', () => {
+  test('--version and --help', () => {
+    const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }
+    expect(bge('--version')).toMatchObject({ status: 0, stdout: `${version}\n` })
+    const help = bge('--help')
+    expect(help.status).toBe(0)
+    for (const command of ['new', 'embed', 'pretrain', 'contrastive', 'finetune', 'mine', 'eval', 'quickstart']) {
+      expect(help.stdout).toMatch(new RegExp(`^  ${command} `, 'm'))
+      expect(bge(command, '--help')).toMatchObject({ status: 0, stderr: '' })
+    }
+  })
+
+  test.each([
+    [['evl'], /^error \[ERR_BGE_ARGUMENT\]: unknown command 'evl'\n\(Did you mean eval\?\)/],
+    [['eval', '--modle', 'x'], /^error \[ERR_BGE_ARGUMENT\]: unknown option '--modle'\n\(Did you mean --model\?\)/],
+    [['eval'], /^error \[ERR_BGE_ARGUMENT\]: required option '--model <dir>' not specified/],
+    [['mine', '--model', 'm', '--data', 'd', '--out', 'o', '--range', '20-10'], /must be LOW-HIGH/],
+    [['mine', '--model', 'm', '--data', 'd', '--out', 'o', '--negatives', '0'], /must be an integer of at least 1/],
+    [[], /^Usage: bge/],
+  ])('%j is wrong usage: exit code 2', (args, message) => {
+    const result = bge(...args)
+    expect(result.status).toBe(2)
+    expect(result.stderr).toMatch(message)
+    expect(result.stdout).toBe('')
+  })
+
+  test('an error is one line with its code; --debug adds the stack', () => {
+    const args = ['eval', '--model', 'nowhere', '--data', '.', '--out', 'results']
+    expect(bge(...args)).toMatchObject({
+      status: 1,
+      stdout: '',
+      stderr: expect.stringMatching(/^error \[ERR_BGE_\w+\]: [^\n]*nowhere[^\n]*\n$/),
+    })
+    expect(bge(...args, '--debug').stderr).toMatch(/\n {4}at /)
+  })
+})
+
+describe('with a tiny model', () => {
+  const model = join(out, 'model')
+  const passages = ['春天的花开了', '大海很蓝', '冬天下雪', '鸟在天上飞', '鱼在水里游']
+
+  beforeAll(() =>
+    expect(bge('new', '--size', 'tiny', '--tokenizer', tokenizer, '--out', model, '--seed', '1')).toMatchObject({ status: 0 }),
+  )
+
+  test('mine writes rows and says what it rejected', () => {
+    const data = jsonl(
+      'rows.jsonl',
+      passages.map((text) => ({ query: `${text}吗`, pos: [text], id: text })),
+    )
+    const result = bge('mine', '--model', model, '--data', data, '--out', 'mined.jsonl', '--range', '0-5', '--negatives', '2')
+    expect(result).toMatchObject({ status: 0, stdout: 'mined.jsonl\n' })
+    expect(result.stderr).toMatch(
+      /5 rows, 5 passages in the pool\nnegatives: 10 mined, 0 random.*\nrejected hits: 0 ranked before the range, 5 a positive/,
+    )
+    for (const line of readFileSync(join(out, 'mined.jsonl'), 'utf8').trimEnd().split('\n')) {
+      const row = JSON.parse(line) as { pos: string[]; neg: string[]; id: string }
+      expect(row.neg).toHaveLength(2)
+      expect(row.neg).not.toContain(row.pos[0])
+      expect(row.id).toBe(row.pos[0])
+    }
+  })
+
+  test('eval prints JSON alone on stdout and writes the files', () => {
+    const folder = join(out, 'data')
+    for (const type of ['reranking', 'sts']) mkdirSync(join(folder, type), { recursive: true })
+    jsonl('data/reranking/R.jsonl', [{ query: passages[0], positive: [passages[0]], negative: passages.slice(1) }])
+    const args = ['eval', '--model', model, '--data', folder, '--out', 'results']
+    const result = bge(...args, '--tasks', 'R', '--json')
+    expect(result.status).toBe(0)
+    expect(JSON.parse(result.stdout)).toMatchObject({ tasks: [{ task_name: 'R', main_score: 1, file: 'R.json' }] })
+    expect(JSON.parse(readFileSync(join(out, 'results/R.json'), 'utf8'))).toMatchObject({
+      task_name: 'R',
+      type: 'reranking',
+      main_score: 1,
+    })
+    expect(bge(...args).stdout).toMatch(/^reranking\/R {2}map {2}100\.00\n$/)
+    expect(bge(...args, '--tasks', 'Q')).toMatchObject({
+      status: 2,
+      stderr: expect.stringMatching(/^error \[ERR_BGE_ARGUMENT\]: task "Q" is not/),
+    })
+    jsonl('data/sts/S.jsonl', [{ text1: '甲', text2: '乙' }])
+    const failed = bge(...args)
+    expect(failed.status).toBe(1)
+    expect(failed.stderr).toMatch(/error \[ERR_BGE_DATA\]: sts\/S: .*S\.jsonl:1: field label expected a number, but was missing/)
+    expect(failed.stdout).toMatch(/sts\/S +ERR_BGE_DATA +failed\nreranking\/R +map +100\.00/)
+  })
+})

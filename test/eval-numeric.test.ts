@@ -1,0 +1,206 @@
+import { readFileSync } from 'node:fs'
+import { describe, expect, test } from 'vitest'
+import { classificationScores } from '../lib/eval/numeric/classification_metrics.js'
+import { miniBatchKMeans } from '../lib/eval/numeric/kmeans.js'
+import { sumFloat32 } from '../lib/eval/numeric/float32.js'
+import { minimize } from '../lib/eval/numeric/lbfgs.js'
+import { fitLogisticRegression } from '../lib/eval/numeric/logistic_regression.js'
+import { multiplyTransposed } from '../lib/eval/numeric/matmul.js'
+import { cumulativeDistribution, RandomState } from '../lib/eval/numeric/mt19937.js'
+import { type PairScores, pairScores, SIMILARITIES } from '../lib/eval/numeric/pair_metrics.js'
+import { vMeasure } from '../lib/eval/numeric/v_measure.js'
+
+interface KMeansCase {
+  seed: number
+  n: number
+  d: number
+  k: number
+  centers: number
+  spread: number
+  steps: number
+  labels: number[]
+}
+interface LogisticCase {
+  seed: number
+  n: number
+  d: number
+  k: number
+  spread: number
+  scale: number
+  test: number
+  iterations: number
+  weights: number[]
+  intercept: number
+  predictions: number[]
+}
+interface StreamCase {
+  seed: number
+  doubles: number[]
+  randint: number[]
+  large: number[]
+  power: number[]
+  permutation: number[]
+  distinct: number[]
+  weighted: number[]
+  mixed: { shuffled: number[]; one: number[]; uniform: number[]; distinct: number[]; double: number }
+}
+type PairSimilarity = 'cosine' | 'manhattan' | 'euclidean' | 'dot'
+interface Generation {
+  kmeans: KMeansCase[]
+  logistic: LogisticCase[]
+}
+interface Newest extends Generation {
+  streams: StreamCase[]
+  pairs: { seed: number; n: number; d: number; levels: number; values: Record<PairSimilarity, number[]>; scores: Record<PairSimilarity, PairScores> }[]
+  classification: { truth: number[]; predicted: number[]; scores: Record<string, number> }[]
+  v_measure: { truth: number[]; clusters: number[]; v: number }[]
+}
+
+const read = (file: string): unknown => JSON.parse(readFileSync(new URL(`./fixtures/sklearn/${file}`, import.meta.url), 'utf8'))
+const old = read('sklearn-1.8.json') as Generation
+const newest = read('sklearn-1.9.json') as Newest
+
+/** make.py's `clustered`: the same bits. */
+function clustered(seed: number, n: number, d: number, k: number, spread: number, scale: number): { x: Float32Array; labels: Int32Array } {
+  const random = new RandomState(seed)
+  const centers = random.uniform(k * d).map((u) => u - 0.5)
+  const labels = Int32Array.from(random.randint(k, n))
+  const noise = random.uniform(n * d).map((u) => u - 0.5)
+  return { x: Float32Array.from(noise, (e, i) => (centers[labels[Math.floor(i / d)]! * d + (i % d)]! + spread * e) * scale), labels }
+}
+
+describe('numpy.random.RandomState', () => {
+  test.each(newest.streams)('seed $seed', (expected) => {
+    const fresh = (): RandomState => new RandomState(expected.seed)
+    expect([...fresh().uniform(700)].slice(-5)).toEqual(expected.doubles)
+    expect([...fresh().randint(1000, 900)].slice(-8)).toEqual(expected.randint)
+    expect([...fresh().randint(2 ** 32 - 1, 8)]).toEqual(expected.large)
+    expect([...fresh().randint(256, 8)]).toEqual(expected.power)
+    expect([...fresh().permutation(33)]).toEqual(expected.permutation)
+    expect([...fresh().choiceDistinct(500, 6)]).toEqual(expected.distinct)
+    const p = Float32Array.from({ length: 40 }, (_, i) => (i + 1) / 820)
+    expect([...fresh().choice(cumulativeDistribution(p), 12)]).toEqual(expected.weighted)
+
+    const mixed = fresh()
+    const items = Uint32Array.from({ length: 50 }, (_, i) => i)
+    mixed.shuffle(items)
+    expect([...items]).toEqual(expected.mixed.shuffled)
+    expect([...mixed.randint(1, 3)]).toEqual(expected.mixed.one)
+    expect([...mixed.uniform(3)]).toEqual(expected.mixed.uniform)
+    expect([...mixed.choiceDistinct(7, 7)]).toEqual(expected.mixed.distinct)
+    expect(mixed.double()).toBe(expected.mixed.double)
+  })
+
+  test('refuses a seed that numpy refuses', () => {
+    for (const seed of [-1, 2 ** 32, 0.5]) expect(() => new RandomState(seed)).toThrow('seed must be an integer 0 <= seed < 2^32')
+  })
+})
+
+const generations = [
+  { generation: '1.8', cases: old },
+  { generation: '1.9', cases: newest },
+] as const
+
+describe.each(generations)('scikit-learn $generation', ({ generation, cases }) => {
+  test.each(cases.kmeans)('MiniBatchKMeans $n x $d, $k clusters: equal label for label', ({ seed, n, d, k, centers, spread, steps, labels }) => {
+    const fitted = miniBatchKMeans(clustered(seed, n, d, centers, spread, 1).x, d, k, generation)
+    expect(fitted.steps).toBe(steps)
+    expect([...fitted.labels]).toEqual(labels)
+  })
+
+  test.each(cases.logistic)('LogisticRegression $n x $d, $k classes, scale $scale: same iterations and predictions', (expected) => {
+    const { seed, n, d, k, spread, scale } = expected
+    const { x, labels } = clustered(seed, n + expected.test, d, k, spread, scale)
+    const fitted = fitLogisticRegression(x.subarray(0, n * d), labels.subarray(0, n), generation)
+    expect(fitted.iterations).toBe(expected.iterations)
+    const flips = fitted.predict(x.subarray(n * d)).filter((label, i) => label !== expected.predictions[i]).length
+    expect(flips).toBe(0)
+    if (generation === '1.8') {
+      // float64 on both sides: what rounding differs is amplified by the iterations, and stays far below the tolerance of the solver (1e-4).
+      for (const [j, weight] of expected.weights.entries()) expect(fitted.weights[j]).toBeCloseTo(weight, 6)
+      expect(fitted.weights[d]).toBeCloseTo(expected.intercept, 6)
+    }
+  })
+})
+
+describe('pair metrics', () => {
+  for (const { seed, n, d, levels, values, scores } of newest.pairs) {
+    const random = new RandomState(seed)
+    const half = Math.floor(levels / 2)
+    const x = Float32Array.from(random.randint(levels, n * d), (v) => v - half)
+    const y = Float32Array.from(random.randint(levels, n * d), (v) => v - half)
+    const labels = random.randint(2, n)
+    for (let i = 0; i < n; i++) {
+      if (labels[i] === 1) y.set(x.subarray(i * d, i * d + Math.floor(d / 2)), i * d)
+      for (const rows of [x, y]) rows[i * d + d - 1] = Math.abs(rows[i * d + d - 1]!) + 1
+    }
+    test.each(Object.keys(values) as PairSimilarity[])(`%s of ${n} x ${d}`, (name) => {
+      const { direction, of } = SIMILARITIES[name]
+      const own = Float32Array.from({ length: n }, (_, i) => of(x.subarray(i * d, (i + 1) * d), y.subarray(i * d, (i + 1) * d)))
+      for (const [i, value] of values[name].entries()) expect(Math.abs(own[i]! - value)).toBeLessThanOrEqual(2 ** -23 * Math.max(1, Math.abs(value)))
+      expect(new Set(values[name]).size).toBeLessThan(n)
+      const actual = pairScores(Float32Array.from(values[name]), labels, direction)
+      for (const [key, value] of Object.entries(scores[name])) expect(actual[key as keyof PairScores], key).toBeCloseTo(value, 12)
+    })
+  }
+
+  test('ties are split in the order given and the last pair is never a threshold', () => {
+    const tied = new Float32Array([1, 1, 1])
+    expect(pairScores(tied, [1, 0, 0], 'high')).toMatchObject({ accuracy: 1, f1: 1, ap: 1 / 3 })
+    expect(pairScores(tied, [0, 0, 1], 'high')).toMatchObject({ accuracy: 1 / 3, f1: 0 })
+    expect(pairScores(tied, [1, 0, 0], 'low')).toMatchObject({ accuracy: 1, f1: 1 })
+  })
+})
+
+describe('metrics', () => {
+  test.each(newest.classification)('classification %#', ({ truth, predicted, scores }) => {
+    const actual = classificationScores(Int32Array.from(truth), Int32Array.from(predicted))
+    expect(Object.keys(actual).sort()).toEqual(Object.keys(scores).sort())
+    for (const [name, value] of Object.entries(actual)) expect(value, name).toBeCloseTo(scores[name]!, 12)
+  })
+
+  test.each(newest.v_measure)('v-measure %#', ({ truth, clusters, v }) => expect(vMeasure(truth, clusters)).toBeCloseTo(v, 12))
+})
+
+describe('by definition', () => {
+  test.each([
+    [1, 1, 1],
+    [4, 5, 300],
+    [7, 3, 257],
+  ])('multiplyTransposed %i x %i x %i', (m, n, k) => {
+    const random = new RandomState(m)
+    const a = random.uniform(m * k)
+    const b = random.uniform(n * k)
+    const out = new Float64Array(m * n).fill(9)
+    multiplyTransposed(a, b, out, k)
+    for (let i = 0; i < m; i++) {
+      for (let j = 0; j < n; j++) {
+        let sum = 0
+        for (let p = 0; p < k; p++) sum += a[i * k + p]! * b[j * k + p]!
+        expect(out[i * n + j]).toBeCloseTo(sum, 10)
+      }
+    }
+  })
+
+  test('minimize finds the minimum of the function of Rosenbrock', () => {
+    const { x, stop } = minimize(
+      ([a, b], gradient) => {
+        gradient[0] = -2 * (1 - a!) - 400 * a! * (b! - a! ** 2)
+        gradient[1] = 200 * (b! - a! ** 2)
+        return (1 - a!) ** 2 + 100 * (b! - a! ** 2) ** 2
+      },
+      new Float64Array([-1.2, 1]),
+      { gradient: 1e-8, decrease: 0, iterations: 200 },
+    )
+    expect(stop).toBe('gradient')
+    expect(x[0]).toBeCloseTo(1, 8)
+    expect(x[1]).toBeCloseTo(1, 8)
+  })
+
+  test('bad input is named', () => {
+    const x = new Float32Array(8)
+    expect(() => miniBatchKMeans(x, 2, 5, '1.9')).toThrow('clusters must be an integer from 1 to the number of rows, 4, but was 5')
+    expect(() => fitLogisticRegression(x, new Int32Array(4), '1.9')).toThrow('at least two labels, but 4 texts have 1')
+    expect(sumFloat32(new Float32Array(0))).toBe(0)
+  })
+})
