@@ -116,9 +116,10 @@ describe.each(generations)('scikit-learn $generation', ({ generation, cases }) =
     const flips = fitted.predict(x.subarray(n * d)).filter((label, i) => label !== expected.predictions[i]).length
     expect(flips).toBe(0)
     if (generation === '1.8') {
-      // float64 on both sides: what rounding differs is amplified by the iterations, and stays far below the tolerance of the solver (1e-4).
-      for (const [j, weight] of expected.weights.entries()) expect(fitted.weights[j]).toBeCloseTo(weight, 6)
-      expect(fitted.weights[d]).toBeCloseTo(expected.intercept, 6)
+      // float64 on both sides: the iterations amplify what rounding differs, and it stays far below the tolerance of the solver (1e-4).
+      for (const [j, weight] of [...expected.weights, expected.intercept].entries()) {
+        expect(fitted.weights[j < expected.weights.length ? j : d]! / weight, `weight ${j}`).toBeCloseTo(1, 5)
+      }
     }
   })
 })
@@ -137,8 +138,7 @@ describe('pair metrics', () => {
     test.each(Object.keys(values) as PairSimilarity[])(`%s of ${n} x ${d}`, (name) => {
       const { direction, of } = SIMILARITIES[name]
       const own = Float32Array.from({ length: n }, (_, i) => of(x.subarray(i * d, (i + 1) * d), y.subarray(i * d, (i + 1) * d)))
-      for (const [i, value] of values[name].entries()) expect(Math.abs(own[i]! - value)).toBeLessThanOrEqual(2 ** -23 * Math.max(1, Math.abs(value)))
-      expect(new Set(values[name]).size).toBeLessThan(n)
+      expect([...own]).toEqual(values[name])
       const actual = pairScores(Float32Array.from(values[name]), labels, direction)
       for (const [key, value] of Object.entries(scores[name])) expect(actual[key as keyof PairScores], key).toBeCloseTo(value, 12)
     })

@@ -1,5 +1,6 @@
 import { execFile } from 'node:child_process'
 import { lstat, mkdir, mkdtemp, readdir, readFile, readlink, realpath, rm, symlink, utimes, writeFile } from 'node:fs/promises'
+import type { ServerResponse } from 'node:http'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
@@ -7,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { withLock } from '../lib/hub/cache.js'
 import { type HubRepo, hubFile, listHubFiles } from '../lib/hub/hub.js'
 import { hubSettings } from '../lib/hub/settings.js'
-import { COMMIT, gitHash, type HubServer, repository, sha256, startHub } from './support/hub-server.js'
+import { COMMIT, gitHash, type HubServer, repository, sha256, startHub } from './support/hub_server.js'
 
 const LARGE = Buffer.from(Array.from({ length: 60_000 }, (_, i) => (i * i) & 255))
 const REPO: HubRepo = { kind: 'dataset', name: 'C-MTEB/Small', revision: 'main' }
@@ -19,8 +20,12 @@ let cache: string
 beforeEach(async () => {
   hub = await startHub()
   cache = await mkdtemp(join(tmpdir(), 'bge-hub-'))
-  hub.repositories.set('datasets/C-MTEB/Small', repository({ 'README.md': '# small\n', 'data/test.parquet': LARGE, empty: '' }, { lfs: ['data/test.parquet'] }))
-  for (const name of ['HF_TOKEN', 'HF_HOME', 'HF_ENDPOINT', 'HF_HUB_OFFLINE', 'HF_HUB_CACHE', 'BGE_HF_TOKEN_ENDPOINT', 'HF_TOKEN_PATH']) vi.stubEnv(name, undefined)
+  hub.repositories.set(
+    'datasets/C-MTEB/Small',
+    repository({ 'README.md': '# small\n', 'data/test.parquet': LARGE, empty: '' }, { lfs: ['data/test.parquet'] }),
+  )
+  for (const name of ['HF_TOKEN', 'HF_HOME', 'HF_ENDPOINT', 'HF_HUB_OFFLINE', 'HF_HUB_CACHE', 'BGE_HF_TOKEN_ENDPOINT', 'HF_TOKEN_PATH'])
+    vi.stubEnv(name, undefined)
   vi.stubEnv('HF_HUB_DISABLE_IMPLICIT_TOKEN', '1')
 })
 
@@ -31,6 +36,10 @@ afterEach(async () => {
 })
 
 const at = (extra: object = {}) => ({ endpoint: hub.endpoint, cache, ...extra })
+const answered = (response: ServerResponse): boolean => {
+  response.end()
+  return true
+}
 const bodies = () => hub.seen.filter((request) => request.method === 'GET')
 
 describe('hubFile', () => {
@@ -87,7 +96,11 @@ describe('hubFile', () => {
   it('goes on where a run was stopped', async () => {
     const stop = new AbortController()
     hub.cut = { after: 30_000, times: 1 }
-    const stopped = hubFile(REPO, 'data/test.parquet', at({ signal: stop.signal, onProgress: (_: string, received: number) => received >= 30_000 && stop.abort() }))
+    const stopped = hubFile(
+      REPO,
+      'data/test.parquet',
+      at({ signal: stop.signal, onProgress: (_: string, received: number) => received >= 30_000 && stop.abort() }),
+    )
     await expect(stopped).rejects.toMatchObject({ name: 'AbortError' })
     expect(await readdir(join(cache, FOLDER, 'blobs'))).toEqual([`${sha256(LARGE)}.bge.incomplete`])
     hub.seen.length = 0
@@ -115,32 +128,46 @@ describe('hubFile', () => {
   ])('throws away what has the wrong hash: %s, %s', async (path) => {
     const repo = hub.repositories.get('datasets/C-MTEB/Small')!
     hub.beforeBody = async () => void repo.files.get(path)!.fill(0)
-    if (path === 'README.md') hub.intercept = (request) => request.method === 'GET' && (repo.files.get(path)!.fill(0), false)
-    await expect(hubFile(REPO, path, at())).rejects.toMatchObject({ code: 'ERR_BGE_HUB', message: expect.stringMatching(/must have the hash [0-9a-f]+, but has [0-9a-f]+; it was thrown away/) })
+    hub.intercept = ({ method }) => {
+      if (path === 'README.md' && method === 'GET') repo.files.get(path)!.fill(0)
+      return false
+    }
+    await expect(hubFile(REPO, path, at())).rejects.toMatchObject({
+      code: 'ERR_BGE_HUB',
+      message: expect.stringMatching(/must have the hash [0-9a-f]+, but has [0-9a-f]+; it was thrown away/),
+    })
     expect(await readdir(join(cache, FOLDER, 'blobs'))).toEqual([])
     expect(await readdir(join(cache, FOLDER))).toEqual(['blobs'])
   })
 
   it('says what a status means', async () => {
-    await expect(hubFile(REPO, 'nothing', at())).rejects.toMatchObject({ code: 'ERR_BGE_HUB', message: expect.stringContaining('there is no such file') })
+    await expect(hubFile(REPO, 'nothing', at())).rejects.toMatchObject({
+      code: 'ERR_BGE_HUB',
+      message: expect.stringContaining('there is no such file'),
+    })
     await expect(hubFile({ ...REPO, revision: 'v2' }, 'README.md', at())).rejects.toThrow('there is no such revision')
     await expect(hubFile({ ...REPO, name: 'C-MTEB/Other' }, 'README.md', at())).rejects.toThrow('there is no such repository')
     await expect(listHubFiles({ ...REPO, name: 'C-MTEB/Other' }, at())).rejects.toThrow('there is no such repository')
-    hub.intercept = (_, response) => (response.writeHead(401).end(), true)
+    hub.intercept = (_, response) => answered(response.writeHead(401))
     await expect(hubFile(REPO, 'README.md', at())).rejects.toThrow('is private or gated and needs HF_TOKEN')
     vi.stubEnv('HF_TOKEN', 'hf_secret')
-    await expect(hubFile(REPO, 'README.md', at())).rejects.toThrow(`the token was not sent, because it belongs to https://huggingface.co; a token of ${hub.endpoint} itself needs BGE_HF_TOKEN_ENDPOINT`)
+    await expect(hubFile(REPO, 'README.md', at())).rejects.toThrow(
+      `the token was not sent, because it belongs to https://huggingface.co; a token of ${hub.endpoint} itself needs BGE_HF_TOKEN_ENDPOINT`,
+    )
   })
 
   it('tries a busy server again', async () => {
     let left = 1
-    hub.intercept = (_, response) => left-- > 0 && (response.writeHead(503).end(), true)
+    hub.intercept = (_, response) => left-- > 0 && answered(response.writeHead(503))
     expect(await readFile(await hubFile(REPO, 'README.md', at()), 'utf8')).toBe('# small\n')
   })
 
   it('names the mirror variables where nobody answers', async () => {
     await hub.close()
-    await expect(hubFile(REPO, 'README.md', at())).rejects.toMatchObject({ code: 'ERR_BGE_HUB', message: expect.stringMatching(/^127\.0\.0\.1:\d+ does not answer .*HF_HUB_OFFLINE=1/) })
+    await expect(hubFile(REPO, 'README.md', at())).rejects.toMatchObject({
+      code: 'ERR_BGE_HUB',
+      message: expect.stringMatching(/^127\.0\.0\.1:\d+ does not answer .*HF_HUB_OFFLINE=1/),
+    })
     vi.stubEnv('HF_HUB_ENDPOINT', 'https://hf-mirror.com')
     await expect(hubFile(REPO, 'README.md', at())).rejects.toThrow('the name that is read is HF_ENDPOINT')
     hub = await startHub()
@@ -156,9 +183,12 @@ describe('hubFile', () => {
   it('keeps inside its folder, whatever a server or a caller says', async () => {
     hub.repositories.get('datasets/C-MTEB/Small')!.files.set('../../evil', Buffer.from('x'))
     await expect(listHubFiles(REPO, at())).rejects.toThrow('lists a file of dataset C-MTEB/Small@main outside of it: "../../evil"')
-    for (const path of ['../x', '/x', 'a//b', 'a\\b', 'c:x', '']) await expect(hubFile(REPO, path, at())).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT' })
-    for (const name of ['../x', 'a/b/c', '..', 'a/..']) await expect(hubFile({ ...REPO, name }, 'x', at())).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT' })
-    hub.intercept = (_, response) => (response.writeHead(200, { etag: '"../../x"', 'x-repo-commit': '../../..', 'content-length': 1 }).end(), true)
+    for (const path of ['../x', '/x', 'a//b', 'a\\b', 'c:x', ''])
+      await expect(hubFile(REPO, path, at())).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT' })
+    for (const name of ['../x', 'a/b/c', '..', 'a/..'])
+      await expect(hubFile({ ...REPO, name }, 'x', at())).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT' })
+    hub.intercept = (_, response) =>
+      answered(response.writeHead(200, { etag: '"../../x"', 'x-repo-commit': '../../..', 'content-length': 1 }))
     await expect(hubFile(REPO, 'README.md', at())).rejects.toThrow('does not answer as a hub does')
   })
 
@@ -223,24 +253,33 @@ describe('the lock', () => {
   })
 
   it('holds between processes: the second finds the blob of the first', async () => {
-    const held = Promise.withResolvers<void>()
-    hub.beforeBody = () => held.promise
+    let release = () => {}
+    const held = new Promise<void>((resolve) => (release = resolve))
+    hub.beforeBody = () => held
     const first = hubFile(REPO, 'data/test.parquet', at())
     await vi.waitUntil(() => hub.seen.some((request) => request.host === 'storage'))
     const locks = (await readdir(join(cache, FOLDER, 'blobs'))).filter((name) => name.endsWith('.bge-lock'))
     expect(locks).toEqual([`${sha256(LARGE)}.bge-lock`])
     const script = `import { open } from 'node:fs/promises'; await open(process.argv[1], 'wx').then(() => console.log('free'), (error) => console.log(error.code))`
-    const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', script, join(cache, FOLDER, 'blobs', locks[0]!)])
+    const { stdout } = await promisify(execFile)(process.execPath, [
+      '--input-type=module',
+      '-e',
+      script,
+      join(cache, FOLDER, 'blobs', locks[0]!),
+    ])
     expect(stdout.trim()).toBe('EEXIST')
     const second = hubFile(REPO, 'data/test.parquet', at())
-    held.resolve()
+    release()
     expect(await realpath(await first)).toBe(await realpath(await second))
     expect(hub.seen.filter((request) => request.host === 'storage')).toHaveLength(1)
   })
 
   it('is taken over from a process that is gone, or that stopped touching it', async () => {
     const lock = join(cache, 'x.bge-lock')
-    const gone = await promisify(execFile)(process.execPath, ['-e', 'console.log(JSON.stringify({ host: os.hostname(), pid: process.pid, id: 1 }))'])
+    const gone = await promisify(execFile)(process.execPath, [
+      '-e',
+      'console.log(JSON.stringify({ host: os.hostname(), pid: process.pid, id: 1 }))',
+    ])
     await writeFile(lock, gone.stdout)
     expect(await withLock(join(cache, 'x'), undefined, async () => 'in')).toBe('in')
     await writeFile(lock, JSON.stringify({ host: 'elsewhere', pid: 1, id: 1 }))

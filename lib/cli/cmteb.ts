@@ -29,8 +29,15 @@ export function register(program: Command): void {
     .description('fetch the data into a folder with a list of hashes, for bge eval --data without a network; a stopped pull goes on')
     .requiredOption('--to <dir>', 'folder of the bundle')
     .option('--tasks <names>', names, list, ['cmn-31'])
-    .option('--mirror <url>', 'a hub with the same paths, such as https://hf-mirror.com; never gets HF_TOKEN (default: HF_ENDPOINT, else https://huggingface.co)')
-    .addOption(new Option('--layout <layout>', 'the repositories of mteb 2 or those of C_MTEB and mteb 1').choices(['current', 'old']).default('current'))
+    .option(
+      '--mirror <url>',
+      'a hub with the same paths, such as https://hf-mirror.com; never gets HF_TOKEN (default: HF_ENDPOINT, else https://huggingface.co)',
+    )
+    .addOption(
+      new Option('--layout <layout>', 'the repositories of mteb 2 or those of C_MTEB and mteb 1')
+        .choices(['current', 'old'])
+        .default('current'),
+    )
     .action((flags: PullFlags) => interruptible((signal) => pull(flags, signal)))
 }
 
@@ -44,7 +51,9 @@ async function pull({ to, tasks: words, mirror, layout }: PullFlags, signal: Abo
     onTask: (task, files) => process.stderr.write(`${task.name}: ${files} files\n`),
   })
   for (const { task, error } of result.failures) process.stderr.write(`error [${error.code}]: ${task}: ${error.message}\n`)
-  process.stderr.write(`${tasks.length - result.failures.length} of ${tasks.length} tasks; the bundle holds ${result.files} files, ${megabytes(result.bytes)} MB\n`)
+  process.stderr.write(
+    `${tasks.length - result.failures.length} of ${tasks.length} tasks; the bundle holds ${result.files} files, ${megabytes(result.bytes)} MB\n`,
+  )
   process.stdout.write(`${to}\n`)
   if (result.failures.length > 0) process.exitCode = 1
 }
@@ -64,10 +73,21 @@ function table(words: readonly string[]): string {
   const rows = tasks.map((task) => {
     const { mainMetric } = CMTEB_TYPES[task.type]
     const metric = mainMetric.mteb2 === mainMetric.cmteb2023 ? mainMetric.mteb2 : `${mainMetric.mteb2} (2023: ${mainMetric.cmteb2023})`
-    return [task.name, CMTEB_TYPES[task.type].displayName, task.splits.mteb2.join('+'), metric, `${task.current.path}@${task.current.revision.slice(0, 8)}`]
+    return [
+      task.name,
+      CMTEB_TYPES[task.type].displayName,
+      task.splits.mteb2.join('+'),
+      metric,
+      `${task.current.path}@${task.current.revision.slice(0, 8)}`,
+    ]
   })
   const widths = [0, 1, 2, 3, 4].map((column) => Math.max(...rows.map((row) => row[column]!.length)))
-  const lines = rows.map((row) => row.map((cell, i) => cell.padEnd(widths[i]!)).join('  ').trimEnd())
+  const lines = rows.map((row) =>
+    row
+      .map((cell, i) => cell.padEnd(widths[i]!))
+      .join('  ')
+      .trimEnd(),
+  )
   const sets = (Object.keys(CMTEB_SETS) as CmtebSet[]).map((set) => `${set} (${CMTEB_SETS[set].length})`)
   return `${lines.join('\n')}\n${tasks.length} tasks; sets: ${sets.join(', ')}\n`
 }

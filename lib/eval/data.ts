@@ -53,21 +53,27 @@ export async function loadSts(file: string): Promise<StsData> {
   return data
 }
 
-/** Throws ERR_BGE_DATA `file:line: ...` for duplicate ids, unknown ids, duplicate judgments, queries without one, and empty files. */
+/** The three files of a retrieval task. */
+export interface RetrievalFiles {
+  readonly corpus: string
+  readonly queries: string
+  readonly qrels: string
+}
+
+/** `loadRetrievalFiles` of corpus.jsonl, queries.jsonl and qrels.jsonl in a folder. */
 export async function loadRetrieval(folder: string): Promise<RetrievalData> {
-  const [corpusFile, queriesFile, qrelsFile] = ['corpus.jsonl', 'queries.jsonl', 'qrels.jsonl'].map((name) => join(folder, name)) as [
-    string,
-    string,
-    string,
-  ]
-  for (const file of [corpusFile, queriesFile, qrelsFile]) {
+  const files = { corpus: join(folder, 'corpus.jsonl'), queries: join(folder, 'queries.jsonl'), qrels: join(folder, 'qrels.jsonl') }
+  for (const file of Object.values(files)) {
     await access(file).catch(() => {
-      throw new BgeError(
-        'ERR_BGE_FILE',
-        `retrieval task ${folder} must hold corpus.jsonl, queries.jsonl and qrels.jsonl, but ${file} is not there`,
-      )
+      throw new BgeError('ERR_BGE_FILE', `retrieval task ${folder} must hold corpus.jsonl, queries.jsonl and qrels.jsonl, but ${file} is not there`)
     })
   }
+  return loadRetrievalFiles(files)
+}
+
+/** Throws ERR_BGE_DATA `file:line: ...` for duplicate ids, unknown ids, duplicate judgments, queries without one, and empty files. */
+export async function loadRetrievalFiles(files: RetrievalFiles): Promise<RetrievalData> {
+  const { corpus: corpusFile, queries: queriesFile, qrels: qrelsFile } = files
   const corpus = await texts(corpusFile, (row) => {
     const title = row.value.title === undefined || row.value.title === null ? '' : text(row, 'title')
     return `${title} ${text(row, 'text')}`.trim()

@@ -1,123 +1,145 @@
 import { BgeError } from '../errors.js'
-import { type EncodeOptions, encodeDistinct, type Embedder } from '../model/embedder.js'
+import { type EncodeOptions, encodeDistinct, type Embedder, type Vectors } from '../model/embedder.js'
 import { type SearchDevice, vectorIndex } from '../model/search.js'
-import type { RerankingData, RetrievalData, StsData } from './data.js'
-import {
-  averagePrecision,
-  compareUtf8,
-  mapAt,
-  mrrAt,
-  ndcgAt,
-  pairedCosine,
-  pearson,
-  precisionAt,
-  rankHits,
-  recallAt,
-  spearman,
-} from './metrics.js'
+import type { CmtebReranking } from './cmteb/reranking.js'
+import type { Dialect } from './cmteb/tasks.js'
+import type { RetrievalData, StsData } from './data.js'
+import { type Example, worstPairs, WorstRankings } from './examples.js'
+import { averagePrecision, compareUtf8, pearson, spearman } from './metrics.js'
+import type { SklearnGeneration } from './numeric/logistic_regression.js'
+import { SIMILARITIES } from './numeric/pair_metrics.js'
+import { DEPTH, RankingScores } from './ranking.js'
 
-/** Scores by name, all 0..1 (correlations -1..1); `n` counts what was scored. */
+/** What a task came to. */
 export interface TaskScores {
+  /** scores by name, all 0..1 (correlations -1..1) */
   readonly scores: Readonly<Record<string, number>>
+  /** what was scored, counted */
   readonly n: Readonly<Record<string, number>>
+  /** scores of parts: experiments, sets */
+  readonly parts?: Readonly<Record<string, unknown>>
+  /** where the model was most wrong */
+  readonly examples: readonly Example[]
 }
 
-/** What the query side is encoded with; passages and STS texts never get the instruction. */
+/** What decides a score besides the model and the data. */
+export interface Rules {
+  readonly dialect: Dialect
+  readonly sklearn: SklearnGeneration
+  /** retrieval: what becomes of a document whose id is the query's. 'after': taken out of the 1000 found; 'during': never found */
+  readonly identicalIds: 'keep' | 'after' | 'during'
+  /** classification: training sets drawn, and texts of each label in one */
+  readonly experiments: number
+  readonly samplesPerLabel: number
+}
+
+/** What texts are encoded with; only queries of retrieval and reranking get the instruction. */
 export interface EvaluationContext {
   readonly instruction: string
   readonly device: SearchDevice
   readonly encode: EncodeOptions
+  readonly rules: Rules
+  /** called when the task needs no more vectors: another task may use the model while this one is scored */
+  readonly onEncoded?: () => void
 }
 
-/** mteb's cut-offs; the last is also how many documents are retrieved. */
-const CUTOFFS = [1, 3, 5, 10, 20, 100, 1000] as const
 const QUERY_BLOCK = 1024
 
-/** STS: Spearman (main) and Pearson of the cosines with the labels (cmteb.md 2.4). No instruction. */
-export async function evaluateSts(embedder: Embedder, data: StsData, context: EvaluationContext): Promise<TaskScores> {
+/** STS: correlations of similarities with the labels (cmteb.md 2.4); Spearman of the cosine is the main score. No instruction. */
+export async function evaluateSts(embedder: Embedder, data: StsData, { encode, onEncoded }: EvaluationContext): Promise<TaskScores> {
   const n = data.labels.length
-  const { rows, vector } = await encodeDistinct(embedder, [...data.text1, ...data.text2], context.encode)
-  const cosines = data.labels.map((_, i) => pairedCosine(vector(rows[i]!), vector(rows[n + i]!)))
-  const scores = { cosine_spearman: spearman(cosines, data.labels), cosine_pearson: pearson(cosines, data.labels) }
+  const { rows, vector } = await encodeDistinct(embedder, [...data.text1, ...data.text2], encode, 'raw')
+  onEncoded?.()
+  const values = (of: (x: Float32Array, y: Float32Array) => number): Float32Array => Float32Array.from(data.labels, (_, i) => of(vector(rows[i]!), vector(rows[n + i]!)))
+  const cosines = values(SIMILARITIES.cosine.of)
+  const correlations = (prefix: string, similarities: Float32Array): [string, number][] => [
+    [`${prefix}pearson`, pearson(similarities, data.labels)],
+    [`${prefix}spearman`, spearman(similarities, data.labels)],
+  ]
+  const scores = Object.fromEntries([
+    ...correlations('', values(SIMILARITIES.similarity.of)),
+    ...correlations('cosine_', cosines),
+    ...correlations('manhattan_', values((x, y) => -SIMILARITIES.manhattan.of(x, y))),
+    ...correlations('euclidean_', values((x, y) => -SIMILARITIES.euclidean.of(x, y))),
+  ])
   if (Number.isNaN(scores.cosine_spearman)) {
     throw new BgeError('ERR_BGE_NON_FINITE', `the correlation is undefined because all ${n} pairs have the same cosine, ${cosines[0]}`)
   }
-  return { scores, n: { pairs: n } }
+  return { scores, n: { pairs: n }, examples: worstPairs(data, cosines) }
 }
 
 /**
- * Retrieval: exact search for the best 1000 documents of each query, then trec_eval's ndcg (at 10: main), map, recall, precision and mrr at
- * 1, 3, 5, 10, 20, 100 and 1000, averaged over the queries (cmteb.md 2.1). The instruction goes before queries.
+ * Retrieval: exact search for the best 1000 documents of each query, then trec_eval's measures (ndcg_at_10 is the main one) averaged over the
+ * queries (cmteb.md 2.1). The instruction goes before queries.
  */
 export async function evaluateRetrieval(embedder: Embedder, data: RetrievalData, context: EvaluationContext): Promise<TaskScores> {
-  const { instruction, encode, device } = context
-  // In this order "equal scores by smaller index", the rule of the search, is trec_eval's "equal scores by larger id".
+  const { instruction, encode, device, rules } = context
+  // In this order "equal scores by smaller index", the rule of the search, is the heap's and trec_eval's "equal scores by larger id".
   const ids = [...data.corpus.keys()].sort((a, b) => compareUtf8(b, a))
-  const documents = await encodeDistinct(
-    embedder,
-    ids.map((id) => data.corpus.get(id)!),
-    encode,
-  )
+  const documents = await encodeDistinct(embedder, ids.map((id) => data.corpus.get(id)!), encode)
   const qids = [...data.queries.keys()]
   const queries = await encodeDistinct(embedder, [...data.queries.values()], { ...encode, instruction })
-  const k = Math.min(CUTOFFS.at(-1)!, ids.length)
-  const sums = new Map<string, number>()
-  const index = vectorIndex(device, gather(documents.data, documents.rows, documents.dims), documents.dims)
+  context.onEncoded?.()
+  const k = Math.min(DEPTH + (rules.identicalIds === 'during' ? 1 : 0), ids.length)
+  const totals = new RankingScores()
+  const worst = new WorstRankings()
+  const numbers = new Map(ids.map((id, i) => [id, i]))
+  const index = vectorIndex(device, gather(documents, documents.rows), documents.dims)
   try {
     for (let start = 0; start < qids.length; start += QUERY_BLOCK) {
       encode.signal?.throwIfAborted()
       const block = qids.slice(start, start + QUERY_BLOCK)
-      const { indices } = await index.search(gather(queries.data, queries.rows.subarray(start, start + QUERY_BLOCK), queries.dims), k)
+      const { indices } = await index.search(gather(queries, queries.rows.subarray(start, start + QUERY_BLOCK)), k)
       for (const [b, qid] of block.entries()) {
-        const ranked = Array.from(indices.subarray(b * k, (b + 1) * k), (i) => ids[i]!)
-        addRanking(sums, ranked, data.qrels.get(qid)!)
+        const found = indices.subarray(b * k, (b + 1) * k)
+        const kept = rules.identicalIds === 'keep' ? found : found.filter((i) => ids[i] !== qid)
+        const ranked = kept.subarray(0, DEPTH)
+        const judgments = data.qrels.get(qid)!
+        const score = totals.add(Array.from(ranked, (i) => ids[i]!), judgments)
+        const relevant = [...judgments].flatMap(([did, grade]) => (grade >= 1 && numbers.has(did) ? [numbers.get(did)!] : []))
+        worst.add(data.queries.get(qid)!, score, [...ranked], relevant, (i) => data.corpus.get(ids[i]!)!)
       }
     }
   } finally {
     index.dispose()
   }
-  const scores = Object.fromEntries([...sums].map(([name, sum]) => [name, sum / qids.length]))
-  return { scores, n: { queries: qids.length, documents: ids.length } }
-}
-
-function addRanking(sums: Map<string, number>, ranked: readonly string[], judgments: ReadonlyMap<string, number>): void {
-  const metrics = { ndcg: ndcgAt, map: mapAt, recall: recallAt, precision: precisionAt, mrr: mrrAt }
-  for (const [name, metric] of Object.entries(metrics)) {
-    for (const k of CUTOFFS) sums.set(`${name}_at_${k}`, (sums.get(`${name}_at_${k}`) ?? 0) + metric(k, ranked, judgments))
-  }
+  return { scores: totals.means(), n: { queries: qids.length, documents: ids.length }, examples: worst.list() }
 }
 
 /**
- * Reranking: each query's own candidates by cosine (cmteb.md 2.3). `map` (main) is the mean of scikit-learn's average precision, as in C_MTEB;
- * `map_at_1000` is trec_eval's, mteb 2's main score, and differs from it only where scores tie; `mrr_at_10`. Ties rank negatives first, as the
- * document ids that mteb makes up do. The instruction goes before queries.
+ * Reranking: each query's own candidates by cosine (cmteb.md 2.3). `map_at_1000` and the other measures are trec_eval's over the best 1000, as in
+ * mteb 2; `map` and `mrr` are those of C_MTEB, the mean of scikit-learn's average precision and 1 / rank of the first relevant of ten. The two
+ * differ where scores tie. The instruction goes before queries.
  */
-export async function evaluateReranking(embedder: Embedder, data: RerankingData, context: EvaluationContext): Promise<TaskScores> {
+export async function evaluateReranking(embedder: Embedder, data: CmtebReranking, context: EvaluationContext): Promise<TaskScores> {
   const { instruction, encode } = context
   const { samples } = data
   const candidates = samples.map(({ positive, negative }) => [...positive, ...negative])
   const documents = await encodeDistinct(embedder, candidates.flat(), encode)
-  const queries = await encodeDistinct(
-    embedder,
-    samples.map((sample) => sample.query),
-    { ...encode, instruction },
-  )
-  const sums = { map: 0, map_at_1000: 0, mrr_at_10: 0 }
+  const queries = await encodeDistinct(embedder, samples.map((sample) => sample.query), { ...encode, instruction })
+  context.onEncoded?.()
+  const totals = new RankingScores()
+  const worst = new WorstRankings()
+  const sums = { map: 0, mrr: 0 }
   let next = 0
-  for (const [s, { positive }] of samples.entries()) {
-    const query = queries.vector(queries.rows[s]!)
-    const cosines = candidates[s]!.map((_, i) => dot(query, documents.vector(documents.rows[next + i]!)))
-    next += cosines.length
-    const relevant = cosines.map((_, i) => i < positive.length)
-    const ids = cosines.map((_, i) => (relevant[i] ? `apositive_${i}` : `negative_${i}`))
-    const ranked = rankHits(cosines.map((score, i) => ({ id: ids[i]!, score })))
-    const judgments = new Map(positive.map((_, i) => [ids[i]!, 1]))
-    sums.map += averagePrecision(relevant, cosines)
-    sums.map_at_1000 += mapAt(1000, ranked, judgments)
-    sums.mrr_at_10 += mrrAt(10, ranked, judgments)
+  for (const [s, { query, positiveIds, negativeIds }] of samples.entries()) {
+    const vector = queries.vector(queries.rows[s]!)
+    const texts = candidates[s]!
+    const cosines = texts.map((_, i) => dot(vector, documents.vector(documents.rows[next + i]!)))
+    next += texts.length
+    const ids = [...positiveIds, ...negativeIds]
+    const isPositive = (i: number): boolean => i < positiveIds.length
+    const order = texts.map((_, i) => i).sort((a, b) => cosines[b]! - cosines[a]! || compareUtf8(ids[b]!, ids[a]!))
+    const ranked = order.slice(0, DEPTH)
+    totals.add(ranked.map((i) => ids[i]!), new Map(positiveIds.map((id) => [id, 1])))
+    const precision = averagePrecision(texts.map((_, i) => isPositive(i)), cosines)
+    sums.map += precision
+    const first = order.findIndex(isPositive)
+    sums.mrr += first < 10 ? 1 / (first + 1) : 0
+    worst.add(query, precision, ranked, texts.flatMap((_, i) => (isPositive(i) ? [i] : [])), (i) => texts[i]!)
   }
-  const scores = Object.fromEntries(Object.entries(sums).map(([name, sum]) => [name, sum / samples.length]))
-  return { scores, n: { queries: samples.length, documents: next, skipped: data.skipped } }
+  const scores = { map: sums.map / samples.length, mrr: sums.mrr / samples.length, ...totals.means() }
+  return { scores, n: { queries: samples.length, documents: next, skipped: data.skipped }, examples: worst.list() }
 }
 
 /** float32 inner product, accumulated in double */
@@ -127,8 +149,8 @@ function dot(x: Float32Array, y: Float32Array): number {
   return Math.fround(sum)
 }
 
-/** (N, D): row rows[i] of data for each i */
-function gather(data: Float32Array, rows: Int32Array, dims: number): Float32Array {
+/** (N, D): row rows[i] of the vectors for each i */
+export function gather({ data, dims }: Pick<Vectors, 'data' | 'dims'>, rows: Int32Array): Float32Array {
   if (data.length === rows.length * dims && rows.every((row, i) => row === i)) return data
   const out = new Float32Array(rows.length * dims)
   for (const [i, row] of rows.entries()) out.set(data.subarray(row * dims, (row + 1) * dims), i * dims)

@@ -77,7 +77,8 @@ function hitsAt(k: number, ranked: readonly string[], judgments: Judgments): num
   return ranked.slice(0, k).filter((id) => isRelevant(judgments, id)).length
 }
 
-function isRelevant(judgments: Judgments, id: string): boolean {
+/** Whether a document is judged 1 or more. */
+export function isRelevant(judgments: Judgments, id: string): boolean {
   return (judgments.get(id) ?? 0) >= 1
 }
 

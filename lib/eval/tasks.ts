@@ -2,10 +2,21 @@ import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BgeError } from '../errors.js'
 
-export const TASK_TYPES = ['sts', 'retrieval', 'reranking'] as const
+export const TASK_TYPES = ['sts', 'retrieval', 'reranking', 'classification', 'clustering', 'pairClassification'] as const
 export type TaskType = (typeof TASK_TYPES)[number]
 
-/** A task of a data folder: `sts/NAME.jsonl`, `retrieval/NAME/` or `reranking/NAME.jsonl`. */
+/** Where a data folder keeps the tasks of a type, and what a file of one is called. */
+const LAYOUT: Readonly<Record<TaskType, { folder: string; suffix: string }>> = {
+  sts: { folder: 'sts', suffix: '.jsonl' },
+  retrieval: { folder: 'retrieval', suffix: '/' },
+  reranking: { folder: 'reranking', suffix: '.jsonl' },
+  classification: { folder: 'classification', suffix: '.test.jsonl' },
+  clustering: { folder: 'clustering', suffix: '.jsonl' },
+  pairClassification: { folder: 'pairclass', suffix: '.jsonl' },
+}
+const PATTERNS = Object.values(LAYOUT).map(({ folder, suffix }) => `${folder}/${suffix === '/' ? 'NAME/' : `*${suffix}`}`)
+
+/** A task of a data folder, such as `sts/NAME.jsonl`, `retrieval/NAME/` or `classification/NAME.test.jsonl`. */
 export interface Task {
   readonly name: string
   readonly type: TaskType
@@ -17,23 +28,19 @@ export interface Task {
 export async function listTasks(data: string): Promise<Task[]> {
   const tasks: Task[] = []
   for (const type of TASK_TYPES) {
-    const folder = join(data, type)
+    const { folder: name, suffix } = LAYOUT[type]
+    const folder = join(data, name)
     const entries = await readdir(folder, { withFileTypes: true }).catch((error: NodeJS.ErrnoException) => {
       if (error.code === 'ENOENT') return []
       throw new BgeError('ERR_BGE_FILE', `data folder ${folder} cannot be read: ${error.message}`, { cause: error })
     })
     const names = entries.flatMap((entry) => {
-      if (type === 'retrieval') return entry.isFile() ? [] : [entry.name]
-      return entry.name.endsWith('.jsonl') ? [entry.name.slice(0, -'.jsonl'.length)] : []
+      if (suffix === '/') return entry.isFile() ? [] : [entry.name]
+      return entry.name.endsWith(suffix) ? [entry.name.slice(0, -suffix.length)] : []
     })
-    for (const name of names.sort()) tasks.push({ name, type, path: join(folder, type === 'retrieval' ? name : `${name}.jsonl`) })
+    for (const task of names.sort()) tasks.push({ name: task, type, path: join(folder, suffix === '/' ? task : `${task}${suffix}`) })
   }
-  if (tasks.length === 0) {
-    throw new BgeError(
-      'ERR_BGE_FILE',
-      `data folder ${data} must hold sts/*.jsonl, retrieval/NAME/ or reranking/*.jsonl, but holds none of them`,
-    )
-  }
+  if (tasks.length === 0) throw new BgeError('ERR_BGE_FILE', `data folder ${data} must hold ${PATTERNS.join(', ')}, but holds none of them`)
   return tasks
 }
 
@@ -41,8 +48,8 @@ export async function listTasks(data: string): Promise<Task[]> {
  * Chooses tasks by word: `all`, a type (`sts`), `TYPE/NAME`, or `NAME`, which means every task of that name (CMedQA may be both a retrieval and
  * a reranking task). The result keeps the order of `available` and names each task once. Throws ERR_BGE_ARGUMENT for a word that fits nothing.
  */
-export function selectTasks(available: readonly Task[], words: readonly string[]): Task[] {
-  const chosen = new Set<Task>()
+export function selectTasks<T extends Pick<Task, 'name' | 'type'>>(available: readonly T[], words: readonly string[]): T[] {
+  const chosen = new Set<T>()
   for (const word of words) {
     const fits = available.filter(
       (task) => word === 'all' || word === task.type || word === task.name || word === `${task.type}/${task.name}`,
@@ -66,7 +73,7 @@ export function selectTasks(available: readonly Task[], words: readonly string[]
  * The result file of each task: NAME.json. Where two of the tasks share a name, the first in the order of TASK_TYPES keeps it and the others are
  * NAME-TYPE.json, as in `CMedQA.json` (retrieval) and `CMedQA-reranking.json`.
  */
-export function resultFiles(tasks: readonly Task[]): string[] {
+export function resultFiles(tasks: readonly Pick<Task, 'name' | 'type'>[]): string[] {
   const taken = new Set<string>()
   return tasks.map((task) => {
     const file = taken.has(task.name) ? `${task.name}-${task.type}.json` : `${task.name}.json`

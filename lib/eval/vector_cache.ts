@@ -27,7 +27,7 @@ export interface VectorSpace {
 
 /** 16 bytes of SHA-256, as a string of 16 characters. */
 export function textKey(text: string): string {
-  return createHash('sha256').update(text).digest('latin1').slice(0, KEY)
+  return createHash('sha256').update(text).digest().toString('latin1', 0, KEY)
 }
 
 const MAGIC = 'BGEVEC01'

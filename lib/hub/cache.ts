@@ -85,7 +85,9 @@ export async function withLock<T>(file: string, signal: AbortSignal | undefined,
   while (!(await take(lock, owner))) {
     if (await isStale(lock)) {
       const old = `${lock}.${process.pid}.${Math.random()}`
-      await rename(lock, old).then(() => rm(old, { force: true })).catch(() => {}) // someone else took it over
+      await rename(lock, old)
+        .then(() => rm(old, { force: true }))
+        .catch(() => {}) // someone else took it over
     } else await sleep(100, undefined, signal && { signal })
   }
   const beat = setInterval(() => utimes(lock, new Date(), new Date()).catch(() => {}), BEAT_MS)

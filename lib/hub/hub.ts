@@ -33,7 +33,8 @@ export async function hubFile(repo: HubRepo, path: string, options: HubOptions =
   if (isCommit(repo.revision) || settings.network === 'offline') {
     const file = await cachedFile(cache, repo.revision, path)
     if (file !== undefined) return file
-    if (settings.network === 'offline') throw new BgeError('ERR_BGE_HUB', `${what} is not in the cache ${settings.cache}, and HF_HUB_OFFLINE forbids fetching it`)
+    if (settings.network === 'offline')
+      throw new BgeError('ERR_BGE_HUB', `${what} is not in the cache ${settings.cache}, and HF_HUB_OFFLINE forbids fetching it`)
   }
   const facts = await fileFacts(settings, repo, path, what, options.signal)
   const blob = cache.blob(facts.etag)
@@ -52,11 +53,13 @@ export async function listHubFiles(repo: HubRepo, options: HubOptions = {}): Pro
   const what = `${repo.kind} ${repo.name}@${short(repo.revision)}`
   if (settings.network === 'offline') {
     const files = await cachedFiles(repoCache(settings.cache, repo), repo.revision)
-    if (files === undefined) throw new BgeError('ERR_BGE_HUB', `${what} is not in the cache ${settings.cache}, and HF_HUB_OFFLINE forbids asking for it`)
+    if (files === undefined)
+      throw new BgeError('ERR_BGE_HUB', `${what} is not in the cache ${settings.cache}, and HF_HUB_OFFLINE forbids asking for it`)
     return files
   }
   const files: string[] = []
-  let url: string | undefined = `${settings.endpoint}/api/${repo.kind}s/${repo.name}/tree/${encodeURIComponent(repo.revision)}?recursive=true`
+  let url: string | undefined =
+    `${settings.endpoint}/api/${repo.kind}s/${repo.name}/tree/${encodeURIComponent(repo.revision)}?recursive=true`
   while (url !== undefined) {
     const response: Response = await request(settings, url, { signal: options.signal })
     if (!response.ok) throw statusError(settings, response, `the file list of ${what}`)
@@ -64,12 +67,16 @@ export async function listHubFiles(repo: HubRepo, options: HubOptions = {}): Pro
     if (!Array.isArray(entries)) throw new BgeError('ERR_BGE_HUB', `the file list of ${what} from ${settings.endpoint} is not a JSON array`)
     for (const { type, path } of entries) {
       if (type !== 'file') continue
-      if (typeof path !== 'string' || !isSafePath(path)) throw new BgeError('ERR_BGE_HUB', `${settings.endpoint} lists a file of ${what} outside of it: "${path}"`)
+      if (typeof path !== 'string' || !isSafePath(path))
+        throw new BgeError('ERR_BGE_HUB', `${settings.endpoint} lists a file of ${what} outside of it: "${path}"`)
       files.push(path)
     }
     const next = /<([^>]+)>;\s*rel="next"/.exec(response.headers.get('link') ?? '')?.[1]
     // A mirror may pass on the hub's own address: the path is what counts.
-    url = next === undefined ? undefined : settings.endpoint + new URL(next, settings.endpoint).pathname + new URL(next, settings.endpoint).search
+    url =
+      next === undefined
+        ? undefined
+        : settings.endpoint + new URL(next, settings.endpoint).pathname + new URL(next, settings.endpoint).search
   }
   return files.sort()
 }
@@ -89,7 +96,8 @@ async function fileFacts(settings: HubSettings, repo: HubRepo, path: string, wha
       `${settings.endpoint} must name commit, size and hash of ${what}, but said commit "${commit}", size ${size}, hash "${etag}": it does not answer as a hub does`,
     )
   }
-  if (isCommit(repo.revision) && commit !== repo.revision) throw new BgeError('ERR_BGE_HUB', `${settings.endpoint} answered for ${what} with commit ${commit}`)
+  if (isCommit(repo.revision) && commit !== repo.revision)
+    throw new BgeError('ERR_BGE_HUB', `${settings.endpoint} answered for ${what} with commit ${commit}`)
   return { commit, etag, size }
 }
 
@@ -113,7 +121,11 @@ async function download(settings: HubSettings, url: string, blob: string, facts:
       if ((await sizeOf(partial)) > before) attempt = 1
       if (attempt >= ATTEMPTS) {
         const reason = (cause as Error).cause instanceof Error ? ((cause as Error).cause as Error).message : (cause as Error).message
-        throw new BgeError('ERR_BGE_HUB', `${context.what} broke off at ${await sizeOf(partial)} of ${facts.size} bytes (${reason}); the next run goes on from there`, { cause })
+        throw new BgeError(
+          'ERR_BGE_HUB',
+          `${context.what} broke off at ${await sizeOf(partial)} of ${facts.size} bytes (${reason}); the next run goes on from there`,
+          { cause },
+        )
       }
       await sleep(200 * attempt, undefined, context.options.signal && { signal: context.options.signal })
     }
@@ -121,13 +133,22 @@ async function download(settings: HubSettings, url: string, blob: string, facts:
   const actual = await hashOf(partial, facts)
   if (actual !== facts.etag) {
     await rm(partial, { force: true })
-    throw new BgeError('ERR_BGE_HUB', `${context.what} from ${settings.endpoint} must have the hash ${facts.etag}, but has ${actual}; it was thrown away`)
+    throw new BgeError(
+      'ERR_BGE_HUB',
+      `${context.what} from ${settings.endpoint} must have the hash ${facts.etag}, but has ${actual}; it was thrown away`,
+    )
   }
   await rename(partial, blob)
 }
 
 /** Appends what is missing of a file. Throws what the connection throws. */
-async function fetchRest(settings: HubSettings, url: string, partial: string, facts: FileFacts, { what, path, options }: Context): Promise<void> {
+async function fetchRest(
+  settings: HubSettings,
+  url: string,
+  partial: string,
+  facts: FileFacts,
+  { what, path, options }: Context,
+): Promise<void> {
   let have = await sizeOf(partial)
   if (have > facts.size) {
     await rm(partial)
@@ -171,7 +192,8 @@ function fileUrl({ endpoint }: HubSettings, { kind, name }: HubRepo, revision: s
 }
 
 function checkName({ name, revision }: HubRepo, path = 'file'): void {
-  if (!/^[\w.-]+(\/[\w.-]+)?$/.test(name) || !isSafePath(name)) throw new BgeError('ERR_BGE_ARGUMENT', `a repository must be organisation/name, but was "${name}"`)
+  if (!/^[\w.-]+(\/[\w.-]+)?$/.test(name) || !isSafePath(name))
+    throw new BgeError('ERR_BGE_ARGUMENT', `a repository must be organisation/name, but was "${name}"`)
   if (!isSafePath(revision)) throw new BgeError('ERR_BGE_ARGUMENT', `a revision must be a branch, tag or commit, but was "${revision}"`)
   if (!isSafePath(path)) throw new BgeError('ERR_BGE_ARGUMENT', `a file must be a path inside its repository, but was "${path}"`)
 }

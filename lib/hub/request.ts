@@ -32,7 +32,12 @@ export async function request(
   }
 }
 
-async function follow(settings: HubSettings, start: string, init: Parameters<typeof request>[2], stop: (response: Response) => boolean): Promise<Response> {
+async function follow(
+  settings: HubSettings,
+  start: string,
+  init: Parameters<typeof request>[2],
+  stop: (response: Response) => boolean,
+): Promise<Response> {
   let url = new URL(start)
   for (let i = 0; i <= MAX_REDIRECTS; i++) {
     const { token } = settings
@@ -48,8 +53,10 @@ async function follow(settings: HubSettings, start: string, init: Parameters<typ
     if (response.status < 300 || response.status >= 400 || location === null || stop(response)) return response
     await response.body?.cancel()
     const next = URL.canParse(location, url.href) ? new URL(location, url) : undefined
-    if (next === undefined || !/^https?:$/.test(next.protocol)) throw new BgeError('ERR_BGE_HUB', `${url.href} redirects to "${location}", which is no address`)
-    if (url.protocol === 'https:' && next.protocol === 'http:') throw new BgeError('ERR_BGE_HUB', `${url.href} redirects from https to ${next.href}, which is not safe to follow`)
+    if (next === undefined || !/^https?:$/.test(next.protocol))
+      throw new BgeError('ERR_BGE_HUB', `${url.href} redirects to "${location}", which is no address`)
+    if (url.protocol === 'https:' && next.protocol === 'http:')
+      throw new BgeError('ERR_BGE_HUB', `${url.href} redirects from https to ${next.href}, which is not safe to follow`)
     url = next
   }
   throw new BgeError('ERR_BGE_HUB', `${start} redirects more than ${MAX_REDIRECTS} times`)
@@ -70,14 +77,23 @@ export function statusError(settings: HubSettings, response: Response, what: str
   } else if (code === 'RepoNotFound') advice = ': there is no such repository'
   else if (code === 'RevisionNotFound') advice = ': there is no such revision'
   else if (code === 'EntryNotFound' || status === 404) advice = ': there is no such file'
-  return new BgeError('ERR_BGE_HUB', `${what} cannot be had from ${settings.endpoint}: the answer was ${status} ${reason}`.trimEnd() + advice, {
-    details: { status, code },
-  })
+  return new BgeError(
+    'ERR_BGE_HUB',
+    `${what} cannot be had from ${settings.endpoint}: the answer was ${status} ${reason}`.trimEnd() + advice,
+    {
+      details: { status, code },
+    },
+  )
 }
 
 function unreachable(settings: HubSettings, url: string, cause: unknown): BgeError {
   const { host } = new URL(url)
-  const text = cause instanceof Error ? (cause.cause instanceof Error ? cause.cause.message || String((cause.cause as NodeJS.ErrnoException).code) : cause.message) : String(cause)
+  const text =
+    cause instanceof Error
+      ? cause.cause instanceof Error
+        ? cause.cause.message || String((cause.cause as NodeJS.ErrnoException).code)
+        : cause.message
+      : String(cause)
   const wrongName = process.env.HF_HUB_ENDPOINT ? '; HF_HUB_ENDPOINT is set, but the name that is read is HF_ENDPOINT' : ''
   const mirror = settings.endpoint === HUB ? ' a mirror can be set with HF_ENDPOINT (https://hf-mirror.com) or --mirror;' : ''
   return new BgeError(

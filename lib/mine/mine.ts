@@ -6,7 +6,7 @@ import { type EncodeOptions, encodeDistinct, type Embedder } from '../model/embe
 import { resolveInstruction } from '../model/instruction.js'
 import { type SearchDevice, type VectorIndex, vectorIndex } from '../model/search.js'
 import { chooseNegatives, type MiningCounts, noCounts } from './choose.js'
-import { type Pool, readPool } from './pool.js'
+import { readPool } from './pool.js'
 
 export interface MineOptions {
   /** JSONL of rows {"query","pos":[...],"neg"?:[...]} */

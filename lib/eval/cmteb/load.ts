@@ -1,6 +1,7 @@
 import { fieldError, type JsonlRow } from '../../data/jsonl.js'
 import { BgeError } from '../../errors.js'
 import type { RerankingData, RetrievalData, StsData } from '../data.js'
+import { column, id, list, strings, text } from './columns.js'
 import { findPart, type Part, rolesOf } from './parts.js'
 import { openRepos, type TaskRepos, type TaskSource } from './repos.js'
 import { rerankingOfRows, rerankingOfTables, type CmtebReranking } from './reranking.js'
@@ -248,7 +249,7 @@ async function clustering(part: Part): Promise<ClusteringData> {
   return { sets }
 }
 
-interface Labeled {
+export interface Labeled {
   readonly texts: string[]
   readonly labels: (number | string)[]
 }
@@ -272,7 +273,7 @@ async function labeledTexts(part: Part): Promise<Labeled> {
   return data
 }
 
-function classification(train: Labeled, test: Labeled): ClassificationData {
+export function classification(train: Labeled, test: Labeled): ClassificationData {
   const distinct = [...new Set([...train.labels, ...test.labels])]
   const byCodePoint = (a: string, b: string): number => Buffer.compare(Buffer.from(a), Buffer.from(b))
   const classes = distinct.every((label) => typeof label === 'number')
@@ -309,42 +310,6 @@ async function texts(part: Part, read: (row: JsonlRow) => string): Promise<Map<s
     byId.set(key, read(row))
   }
   return byId
-}
-
-/** The first of these columns that the row has. */
-function column(row: JsonlRow, ...names: string[]): string {
-  const found = names.find((name) => row.value[name] !== undefined)
-  if (found !== undefined) return found
-  throw new BgeError(
-    'ERR_BGE_DATA',
-    `${row.file}:${row.line}: expected column ${names.join(' or ')}, but the columns are ${Object.keys(row.value).join(', ')}`,
-  )
-}
-
-function text(row: JsonlRow, name: string): string {
-  const value = row.value[column(row, name)]
-  if (typeof value !== 'string') throw fieldError(row, name, 'a string', value)
-  return value
-}
-
-function id(row: JsonlRow, ...names: string[]): string {
-  const name = column(row, ...names)
-  const value = row.value[name]
-  if (typeof value === 'string' && value !== '') return value
-  if (Number.isSafeInteger(value)) return String(value)
-  throw fieldError(row, name, 'an id (a string or an integer)', value)
-}
-
-function strings(row: JsonlRow, name: string): string[] {
-  return list(row, name, (value) => typeof value === 'string', 'a string') as string[]
-}
-
-function list(row: JsonlRow, name: string, fits: (value: unknown) => boolean, what: string): unknown[] {
-  const value = row.value[column(row, name)]
-  if (!Array.isArray(value)) throw fieldError(row, name, 'a list', value)
-  const wrong = value.findIndex((entry) => !fits(entry))
-  if (wrong >= 0) throw fieldError(row, `${name}[${wrong}]`, what, value[wrong])
-  return value
 }
 
 function nameOf({ tree, files }: Part): string {

@@ -74,7 +74,14 @@ export async function startHub(): Promise<HubServer> {
 
   function note(request: IncomingMessage, host: Seen['host']): void {
     const { method, url, headers } = request
-    server.seen.push({ method: method!, path: url!, host, authorization: headers.authorization, range: headers.range, encoding: headers['accept-encoding'] as string })
+    server.seen.push({
+      method: method!,
+      path: url!,
+      host,
+      authorization: headers.authorization,
+      range: headers.range,
+      encoding: headers['accept-encoding'] as string,
+    })
   }
 
   async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -92,7 +99,8 @@ export async function startHub(): Promise<HubServer> {
       // Two entries a page, so that paging is used.
       const entries = [{ type: 'directory', path: 'data' }, ...[...found.files.keys()].map((path) => ({ type: 'file', path }))]
       const from = Number(url.searchParams.get('cursor') ?? 0)
-      if (from + 2 < entries.length) response.setHeader('link', `<https://huggingface.co${url.pathname}?recursive=true&cursor=${from + 2}>; rel="next"`)
+      if (from + 2 < entries.length)
+        response.setHeader('link', `<https://huggingface.co${url.pathname}?recursive=true&cursor=${from + 2}>; rel="next"`)
       response.end(JSON.stringify(entries.slice(from, from + 2)))
       return
     }
@@ -121,7 +129,11 @@ export async function startHub(): Promise<HubServer> {
 
   function send(request: IncomingMessage, response: ServerResponse, bytes: Buffer): void {
     const from = Number(/^bytes=(\d+)-$/.exec(request.headers.range ?? '')?.[1] ?? 0)
-    if (from > 0) response.writeHead(206, { 'content-range': `bytes ${from}-${bytes.length - 1}/${bytes.length}`, 'content-length': bytes.length - from })
+    if (from > 0)
+      response.writeHead(206, {
+        'content-range': `bytes ${from}-${bytes.length - 1}/${bytes.length}`,
+        'content-length': bytes.length - from,
+      })
     else response.writeHead(200, { 'content-length': bytes.length })
     if (request.method === 'HEAD') response.end()
     else if (server.cut.times > 0 && from + server.cut.after < bytes.length) {
