@@ -16,6 +16,7 @@ export type BgeErrorCode =
   | 'ERR_BGE_NOTHING_TO_LEARN' // one candidate per query
   | 'ERR_BGE_RESUME' // a run folder that cannot be continued
   | 'ERR_BGE_HUB' // a hub or mirror: no answer, an error status, a wrong hash, or offline mode
+  | 'ERR_BGE_ENDPOINT' // an embedding service: no answer, an error status, or an answer that is no list of vectors
   | 'ERR_BGE_SAVE' // a save that was written but does not read back equal, or could not be written
   | 'ERR_BGE_INTERNAL'
 

@@ -1,5 +1,8 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
+import { evaluateClassification, trainingSets } from '../lib/eval/classification.js'
+import { evaluateClustering } from '../lib/eval/clustering.js'
+import type { EvaluationContext, Rules } from '../lib/eval/evaluators.js'
 import { classificationScores } from '../lib/eval/numeric/classification_metrics.js'
 import { miniBatchKMeans } from '../lib/eval/numeric/kmeans.js'
 import { sumFloat32 } from '../lib/eval/numeric/float32.js'
@@ -9,6 +12,8 @@ import { multiplyTransposed } from '../lib/eval/numeric/matmul.js'
 import { cumulativeDistribution, RandomState } from '../lib/eval/numeric/mt19937.js'
 import { type PairScores, pairScores, SIMILARITIES } from '../lib/eval/numeric/pair_metrics.js'
 import { vMeasure } from '../lib/eval/numeric/v_measure.js'
+import { evaluatePairClassification } from '../lib/eval/pair_classification.js'
+import type { Embedder } from '../lib/model/embedder.js'
 
 interface KMeansCase {
   seed: number
@@ -46,12 +51,32 @@ interface StreamCase {
 }
 type PairSimilarity = 'cosine' | 'manhattan' | 'euclidean' | 'dot'
 interface Generation {
+  experiments: {
+    seed: number
+    train: number
+    test: number
+    d: number
+    k: number
+    spread: number
+    scale: number
+    perLabel: number
+    chosen: number[][]
+    results: Record<string, number>[]
+  }[]
+  sets: { seeds: number[]; n: number; d: number; k: number; spread: number; results: number[]; mean: number; std: number }
   kmeans: KMeansCase[]
   logistic: LogisticCase[]
 }
 interface Newest extends Generation {
   streams: StreamCase[]
-  pairs: { seed: number; n: number; d: number; levels: number; values: Record<PairSimilarity, number[]>; scores: Record<PairSimilarity, PairScores> }[]
+  pairs: {
+    seed: number
+    n: number
+    d: number
+    levels: number
+    values: Record<PairSimilarity, number[]>
+    scores: Record<PairSimilarity, PairScores>
+  }[]
   classification: { truth: number[]; predicted: number[]; scores: Record<string, number> }[]
   v_measure: { truth: number[]; clusters: number[]; v: number }[]
 }
@@ -102,11 +127,14 @@ const generations = [
 ] as const
 
 describe.each(generations)('scikit-learn $generation', ({ generation, cases }) => {
-  test.each(cases.kmeans)('MiniBatchKMeans $n x $d, $k clusters: equal label for label', ({ seed, n, d, k, centers, spread, steps, labels }) => {
-    const fitted = miniBatchKMeans(clustered(seed, n, d, centers, spread, 1).x, d, k, generation)
-    expect(fitted.steps).toBe(steps)
-    expect([...fitted.labels]).toEqual(labels)
-  })
+  test.each(cases.kmeans)(
+    'MiniBatchKMeans $n x $d, $k clusters: equal label for label',
+    ({ seed, n, d, k, centers, spread, steps, labels }) => {
+      const fitted = miniBatchKMeans(clustered(seed, n, d, centers, spread, 1).x, d, k, generation)
+      expect(fitted.steps).toBe(steps)
+      expect([...fitted.labels]).toEqual(labels)
+    },
+  )
 
   test.each(cases.logistic)('LogisticRegression $n x $d, $k classes, scale $scale: same iterations and predictions', (expected) => {
     const { seed, n, d, k, spread, scale } = expected
@@ -160,6 +188,89 @@ describe('metrics', () => {
   })
 
   test.each(newest.v_measure)('v-measure %#', ({ truth, clusters, v }) => expect(vMeasure(truth, clusters)).toBeCloseTo(v, 12))
+})
+
+/** Texts are the numbers of rows. */
+function rowEmbedder(x: Float32Array, dims: number): Embedder {
+  return {
+    dims,
+    encode: async (texts) => ({
+      data: Float32Array.from(texts.flatMap((text) => [...x.subarray(Number(text) * dims, (Number(text) + 1) * dims)])),
+    }),
+  }
+}
+
+const range = (start: number, end: number): string[] => Array.from({ length: end - start }, (_, i) => String(start + i))
+
+function contextOf(rules: Partial<Rules>): EvaluationContext {
+  const defaults: Rules = { dialect: 'mteb2', sklearn: '1.9', identicalIds: 'keep', experiments: 10, samplesPerLabel: 32 }
+  const device: EvaluationContext['device'] = { type: 'none' } as never
+  return { instruction: '', device, encode: {}, rules: { ...defaults, ...rules } }
+}
+
+describe.each(generations)('tasks as mteb scores them with scikit-learn $generation', ({ generation, cases }) => {
+  test.each(cases.experiments)(
+    'classification of $k labels',
+    async ({ seed, train, test: tests, d, k, spread, scale, perLabel, chosen, results }) => {
+      const { x, labels } = clustered(seed, train + tests, d, k, spread, scale)
+      const trainLabels = [...labels.subarray(0, train)]
+      expect(trainingSets(trainLabels, results.length, perLabel).map((rows) => [...rows])).toEqual(chosen)
+
+      const data = {
+        train: { texts: range(0, train), labels: trainLabels },
+        test: { texts: range(train, train + tests), labels: [...labels.subarray(train)] },
+        classes: Array.from({ length: k }, (_, c) => c),
+      }
+      const context = contextOf({ sklearn: generation, experiments: results.length, samplesPerLabel: perLabel })
+      const { scores, parts } = await evaluateClassification(rowEmbedder(x, d), data, context)
+      for (const [e, experiment] of (parts!.scores_per_experiment as Record<string, number>[]).entries()) {
+        expect(Object.keys(experiment).sort()).toEqual(Object.keys(results[e]!).sort())
+        for (const [name, value] of Object.entries(experiment))
+          expect(value, `${name} of experiment ${e}`).toBeCloseTo(results[e]![name]!, 12)
+      }
+      const mean = results.reduce((sum, { accuracy }) => sum + accuracy!, 0) / results.length
+      expect(scores.accuracy).toBeCloseTo(mean, 12)
+
+      const legacy = await evaluateClassification(rowEmbedder(x, d), data, {
+        ...context,
+        rules: { ...context.rules, dialect: 'cmteb2023' },
+      })
+      expect(Object.keys(legacy.scores).sort()).toEqual(
+        ['accuracy', 'f1', ...(k === 2 ? ['ap'] : [])].flatMap((name) => [name, `${name}_stderr`]).sort(),
+      )
+      expect(legacy.scores.accuracy).toBe(scores.accuracy)
+    },
+  )
+
+  test('clustering', async () => {
+    const { seeds, n, d, k, spread, results, mean, std } = cases.sets
+    const parts = seeds.map((seed) => clustered(seed, n, d, k, spread, 1))
+    const x = Float32Array.from(parts.flatMap((part) => [...part.x]))
+    const sets = parts.map(({ labels }, i) => ({ texts: range(i * n, (i + 1) * n), labels: Array.from(labels, String) }))
+    const actual = await evaluateClustering(rowEmbedder(x, d), { sets }, contextOf({ sklearn: generation }))
+    for (const [i, value] of (actual.parts!.v_measures as number[]).entries()) expect(value).toBeCloseTo(results[i]!, 12)
+    expect(actual.scores.v_measure).toBeCloseTo(mean, 12)
+    expect(actual.scores.v_measure_std).toBeCloseTo(std, 12)
+  })
+})
+
+test('pair classification in both dialects', async () => {
+  const x = Float32Array.from([1, 0, 0.9, 0.1, 0, 1, 0, 2, -1, 0, 1, 0.2])
+  const data = { text1: ['0', '2', '0', '4'], text2: ['1', '3', '2', '5'], labels: [1, 1, 0, 0] }
+  const current = await evaluatePairClassification(rowEmbedder(x, 2), data, contextOf({}))
+  expect(current.scores).toMatchObject({
+    cosine_accuracy: 1,
+    cosine_f1: 1,
+    cosine_ap: 1,
+    max_accuracy: 1,
+    similarity_ap: 1,
+    euclidean_accuracy: 1,
+  })
+  expect(Object.keys(current.scores)).toHaveLength(5 * 5 + 5)
+  const legacy = await evaluatePairClassification(rowEmbedder(x, 2), data, contextOf({ dialect: 'cmteb2023' }))
+  expect(Object.keys(legacy.scores)).toHaveLength(4 * 7 + 5)
+  expect(legacy.scores.cosine_ap).toBe(1)
+  expect(legacy.scores.cosine_accuracy_threshold).toBeCloseTo(0.9 / Math.hypot(0.9, 0.1) / 2, 6)
 })
 
 describe('by definition', () => {

@@ -18,7 +18,7 @@ let corpus: Corpus
 let data: QuickstartData
 beforeAll(async () => {
   corpus = await readCorpus(join(quickstart, 'corpus'))
-  data = await prepare(corpus, out)
+  data = await prepare(corpus, out, 42)
 })
 
 describe('the data of the quickstart', () => {

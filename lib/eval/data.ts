@@ -65,7 +65,10 @@ export async function loadRetrieval(folder: string): Promise<RetrievalData> {
   const files = { corpus: join(folder, 'corpus.jsonl'), queries: join(folder, 'queries.jsonl'), qrels: join(folder, 'qrels.jsonl') }
   for (const file of Object.values(files)) {
     await access(file).catch(() => {
-      throw new BgeError('ERR_BGE_FILE', `retrieval task ${folder} must hold corpus.jsonl, queries.jsonl and qrels.jsonl, but ${file} is not there`)
+      throw new BgeError(
+        'ERR_BGE_FILE',
+        `retrieval task ${folder} must hold corpus.jsonl, queries.jsonl and qrels.jsonl, but ${file} is not there`,
+      )
     })
   }
   return loadRetrievalFiles(files)

@@ -50,7 +50,8 @@ export async function evaluateSts(embedder: Embedder, data: StsData, { encode, o
   const n = data.labels.length
   const { rows, vector } = await encodeDistinct(embedder, [...data.text1, ...data.text2], encode, 'raw')
   onEncoded?.()
-  const values = (of: (x: Float32Array, y: Float32Array) => number): Float32Array => Float32Array.from(data.labels, (_, i) => of(vector(rows[i]!), vector(rows[n + i]!)))
+  const values = (of: (x: Float32Array, y: Float32Array) => number): Float32Array =>
+    Float32Array.from(data.labels, (_, i) => of(vector(rows[i]!), vector(rows[n + i]!)))
   const cosines = values(SIMILARITIES.cosine.of)
   const correlations = (prefix: string, similarities: Float32Array): [string, number][] => [
     [`${prefix}pearson`, pearson(similarities, data.labels)],
@@ -59,8 +60,14 @@ export async function evaluateSts(embedder: Embedder, data: StsData, { encode, o
   const scores = Object.fromEntries([
     ...correlations('', values(SIMILARITIES.similarity.of)),
     ...correlations('cosine_', cosines),
-    ...correlations('manhattan_', values((x, y) => -SIMILARITIES.manhattan.of(x, y))),
-    ...correlations('euclidean_', values((x, y) => -SIMILARITIES.euclidean.of(x, y))),
+    ...correlations(
+      'manhattan_',
+      values((x, y) => -SIMILARITIES.manhattan.of(x, y)),
+    ),
+    ...correlations(
+      'euclidean_',
+      values((x, y) => -SIMILARITIES.euclidean.of(x, y)),
+    ),
   ])
   if (Number.isNaN(scores.cosine_spearman)) {
     throw new BgeError('ERR_BGE_NON_FINITE', `the correlation is undefined because all ${n} pairs have the same cosine, ${cosines[0]}`)
@@ -76,7 +83,11 @@ export async function evaluateRetrieval(embedder: Embedder, data: RetrievalData,
   const { instruction, encode, device, rules } = context
   // In this order "equal scores by smaller index", the rule of the search, is the heap's and trec_eval's "equal scores by larger id".
   const ids = [...data.corpus.keys()].sort((a, b) => compareUtf8(b, a))
-  const documents = await encodeDistinct(embedder, ids.map((id) => data.corpus.get(id)!), encode)
+  const documents = await encodeDistinct(
+    embedder,
+    ids.map((id) => data.corpus.get(id)!),
+    encode,
+  )
   const qids = [...data.queries.keys()]
   const queries = await encodeDistinct(embedder, [...data.queries.values()], { ...encode, instruction })
   context.onEncoded?.()
@@ -95,7 +106,10 @@ export async function evaluateRetrieval(embedder: Embedder, data: RetrievalData,
         const kept = rules.identicalIds === 'keep' ? found : found.filter((i) => ids[i] !== qid)
         const ranked = kept.subarray(0, DEPTH)
         const judgments = data.qrels.get(qid)!
-        const score = totals.add(Array.from(ranked, (i) => ids[i]!), judgments)
+        const score = totals.add(
+          Array.from(ranked, (i) => ids[i]!),
+          judgments,
+        )
         const relevant = [...judgments].flatMap(([did, grade]) => (grade >= 1 && numbers.has(did) ? [numbers.get(did)!] : []))
         worst.add(data.queries.get(qid)!, score, [...ranked], relevant, (i) => data.corpus.get(ids[i]!)!)
       }
@@ -116,7 +130,11 @@ export async function evaluateReranking(embedder: Embedder, data: CmtebReranking
   const { samples } = data
   const candidates = samples.map(({ positive, negative }) => [...positive, ...negative])
   const documents = await encodeDistinct(embedder, candidates.flat(), encode)
-  const queries = await encodeDistinct(embedder, samples.map((sample) => sample.query), { ...encode, instruction })
+  const queries = await encodeDistinct(
+    embedder,
+    samples.map((sample) => sample.query),
+    { ...encode, instruction },
+  )
   context.onEncoded?.()
   const totals = new RankingScores()
   const worst = new WorstRankings()
@@ -131,12 +149,24 @@ export async function evaluateReranking(embedder: Embedder, data: CmtebReranking
     const isPositive = (i: number): boolean => i < positiveIds.length
     const order = texts.map((_, i) => i).sort((a, b) => cosines[b]! - cosines[a]! || compareUtf8(ids[b]!, ids[a]!))
     const ranked = order.slice(0, DEPTH)
-    totals.add(ranked.map((i) => ids[i]!), new Map(positiveIds.map((id) => [id, 1])))
-    const precision = averagePrecision(texts.map((_, i) => isPositive(i)), cosines)
+    totals.add(
+      ranked.map((i) => ids[i]!),
+      new Map(positiveIds.map((id) => [id, 1])),
+    )
+    const precision = averagePrecision(
+      texts.map((_, i) => isPositive(i)),
+      cosines,
+    )
     sums.map += precision
     const first = order.findIndex(isPositive)
     sums.mrr += first < 10 ? 1 / (first + 1) : 0
-    worst.add(query, precision, ranked, texts.flatMap((_, i) => (isPositive(i) ? [i] : [])), (i) => texts[i]!)
+    worst.add(
+      query,
+      precision,
+      ranked,
+      texts.flatMap((_, i) => (isPositive(i) ? [i] : [])),
+      (i) => texts[i]!,
+    )
   }
   const scores = { map: sums.map / samples.length, mrr: sums.mrr / samples.length, ...totals.means() }
   return { scores, n: { queries: samples.length, documents: next, skipped: data.skipped }, examples: worst.list() }

@@ -60,7 +60,10 @@ async function labelled(file: string): Promise<Labeled> {
 
 function oneLabel(file: string, labels: readonly unknown[]): BgeError {
   const count = new Set(labels).size
-  return new BgeError('ERR_BGE_DATA', `${file}: expected at least two different labels, but it has ${labels.length} rows and ${count} labels`)
+  return new BgeError(
+    'ERR_BGE_DATA',
+    `${file}: expected at least two different labels, but it has ${labels.length} rows and ${count} labels`,
+  )
 }
 
 /** A text of a benchmark may be empty. */

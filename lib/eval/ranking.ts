@@ -19,7 +19,8 @@ export class RankingScores {
     // No measure changes after the last relevant document but precision, which divides by k.
     const end = ranked.findLastIndex((id) => isRelevant(judgments, id)) + 1
     const head = ranked.slice(0, end)
-    for (const [name, measure] of Object.entries(MEASURES)) for (const k of CUTOFFS) this.#add(`${name}_at_${k}`, measure(k, head, judgments))
+    for (const [name, measure] of Object.entries(MEASURES))
+      for (const k of CUTOFFS) this.#add(`${name}_at_${k}`, measure(k, head, judgments))
     const first = head.findIndex((id) => isRelevant(judgments, id))
     for (const k of CUTOFFS) this.#add(`hit_rate_at_${k}`, first >= 0 && first < k ? 1 : 0)
     return ndcgAt(10, head, judgments)
@@ -46,7 +47,8 @@ export function pythonRound(x: number, digits: number): number {
   const up = Number(Math.abs(x).toFixed(digits)) // ties go up
   const exact = Math.abs(x).toFixed(Math.min(100, digits + 60))
   const tail = exact.slice(exact.indexOf('.') + 1 + digits)
-  const tie = /^50*$/.test(tail) && Number(exact.at(-tail.length - 1) === '.' ? exact.at(-tail.length - 2) : exact.at(-tail.length - 1)) % 2 === 0
+  const tie =
+    /^50*$/.test(tail) && Number(exact.at(-tail.length - 1) === '.' ? exact.at(-tail.length - 2) : exact.at(-tail.length - 1)) % 2 === 0
   const result = tie ? Number(exact.slice(0, exact.length - tail.length)) : up
   return x < 0 ? -result : result
 }

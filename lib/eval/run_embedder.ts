@@ -41,7 +41,11 @@ export function runEmbedder(embedder: Embedder, options: RunEmbedderOptions = {}
   const stores = new Map<string, Promise<VectorStore>>()
   const storeOf = (instruction: string, maxLength: number | null): Promise<VectorStore> => {
     const key = JSON.stringify([instruction, maxLength])
-    const store = stores.get(key) ?? (directory !== undefined && space !== undefined ? openVectorCache(directory, { ...space, instruction, maxLength }, dims) : Promise.resolve(memoryStore(dims, budget)))
+    const store =
+      stores.get(key) ??
+      (directory !== undefined && space !== undefined
+        ? openVectorCache(directory, { ...space, instruction, maxLength }, dims)
+        : Promise.resolve(memoryStore(dims, budget)))
     stores.set(key, store)
     return store
   }
@@ -56,17 +60,30 @@ export function runEmbedder(embedder: Embedder, options: RunEmbedderOptions = {}
       const keys = texts.map(textKey)
       const missing: number[] = []
       for (const [i, key] of keys.entries()) if (!store.get(key, data.subarray(i * dims, (i + 1) * dims))) missing.push(i)
-      const meter = progressMeter(missing.map((i) => texts[i]!), encodeOptions, onProgress)
+      const meter = progressMeter(
+        missing.map((i) => texts[i]!),
+        encodeOptions,
+        onProgress,
+      )
       for (let start = 0; start < missing.length; start += BLOCK) {
         const block = missing.slice(start, start + BLOCK)
         const inner: EncodeOptions = { ...encodeOptions, ...(onProgress && { onProgress: ({ done }) => meter(start + done) }) }
-        const part = (await embedder.encode(block.map((i) => texts[i]!), inner)).data
+        const part = (
+          await embedder.encode(
+            block.map((i) => texts[i]!),
+            inner,
+          )
+        ).data
         if (part.length !== block.length * dims) {
           throw new BgeError('ERR_BGE_SHAPE', `encode must return ${block.length} x ${dims} numbers, but returned ${part.length}`)
         }
         for (const [n, i] of block.entries()) data.set(part.subarray(n * dims, (n + 1) * dims), i * dims)
         // A vector that is not finite is the caller's to report, and nothing to keep.
-        if (part.every(Number.isFinite)) store.put(block.map((i) => keys[i]!), part)
+        if (part.every(Number.isFinite))
+          store.put(
+            block.map((i) => keys[i]!),
+            part,
+          )
         meter(start + block.length)
       }
       return { data }
@@ -78,10 +95,21 @@ export function runEmbedder(embedder: Embedder, options: RunEmbedderOptions = {}
 }
 
 /** Reports the tokens of the first `done` texts. */
-function progressMeter(texts: readonly string[], { maxLength = LONGEST, instruction = '' }: EncodeOptions, report?: (progress: EncodingProgress) => void): (done: number) => void {
+function progressMeter(
+  texts: readonly string[],
+  { maxLength = LONGEST, instruction = '' }: EncodeOptions,
+  report?: (progress: EncodingProgress) => void,
+): (done: number) => void {
   if (report === undefined) return () => {}
   const start = performance.now()
   const before = new Float64Array(texts.length + 1)
   for (const [i, text] of texts.entries()) before[i + 1] = before[i]! + Math.min(maxLength, text.length + instruction.length + 2)
-  return (done) => report({ tokens: before[done]!, totalTokens: before[texts.length]!, texts: done, totalTexts: texts.length, seconds: (performance.now() - start) / 1000 })
+  return (done) =>
+    report({
+      tokens: before[done]!,
+      totalTokens: before[texts.length]!,
+      texts: done,
+      totalTexts: texts.length,
+      seconds: (performance.now() - start) / 1000,
+    })
 }

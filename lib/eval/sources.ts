@@ -121,7 +121,10 @@ async function pairRetrieval(file: string): Promise<CmtebData> {
     const { query, pos, neg = [] } = value
     const texts = [pos, neg].every((side) => Array.isArray(side) && side.every((text) => typeof text === 'string'))
     if (typeof query !== 'string' || !texts || (pos as string[]).length === 0) {
-      throw new BgeError('ERR_BGE_DATA', `${file}:${line}: expected {"query": text, "pos": [text, ...]} with "neg" as a list where there is one`)
+      throw new BgeError(
+        'ERR_BGE_DATA',
+        `${file}:${line}: expected {"query": text, "pos": [text, ...]} with "neg" as a list where there is one`,
+      )
     }
     const judgments = judged.get(query) ?? new Map<string, number>()
     judged.set(query, judgments)

@@ -42,7 +42,9 @@ const READ = 4 << 20
  * runs may share a folder; a record that was cut off or damaged is as good as absent. Throws ERR_BGE_FILE.
  */
 export async function openVectorCache(directory: string, space: VectorSpace, dims: number): Promise<VectorStore> {
-  const name = createHash('sha256').update(JSON.stringify([space.fingerprint, space.device, space.instruction, space.maxLength, dims])).digest('hex')
+  const name = createHash('sha256')
+    .update(JSON.stringify([space.fingerprint, space.device, space.instruction, space.maxLength, dims]))
+    .digest('hex')
   const folder = join(directory, name.slice(0, 16))
   const size = KEY + 4 * dims + CRC
   const places = new Map<string, { fd: number; at: number }>()
@@ -70,7 +72,8 @@ export async function openVectorCache(directory: string, space: VectorSpace, dim
       const place = places.get(key)
       if (place === undefined) return false
       const whole = readSync(place.fd, record, 0, size, place.at) === size
-      if (!whole || record.toString('latin1', 0, KEY) !== key || crc32(record.subarray(0, size - CRC)) !== record.readUInt32LE(size - CRC)) return false
+      if (!whole || record.toString('latin1', 0, KEY) !== key || crc32(record.subarray(0, size - CRC)) !== record.readUInt32LE(size - CRC))
+        return false
       for (let i = 0; i < dims; i++) out[i] = record.readFloatLE(KEY + 4 * i)
       return true
     },

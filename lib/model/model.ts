@@ -119,7 +119,7 @@ export class BgeModel {
   }
 
   /**
-   * A model with new weights: matrices N(0, 0.02), the [PAD] row zero, LayerNorm 1 and 0, biases 0, CLS pooling, L2-normalised.
+   * A model with new weights: matrices N(0, initializer_range, by default 0.02), the [PAD] row zero, LayerNorm 1 and 0, biases 0, CLS pooling, L2-normalised.
    * The generator is in random.ts. Errors: ERR_BGE_ARGUMENT, ERR_BGE_TOKENIZER.
    */
   static async createNew(options: NewModelOptions): Promise<BgeModel> {
@@ -129,6 +129,8 @@ export class BgeModel {
     const tokenizer = await Tokenizer.load(options.tokenizerDir)
     const config = options.config ?? presetConfig(size!, tokenizer.vocabSize)
     checkVocabulary(tokenizer, config, options.tokenizerDir)
+    const range = config.source.initializer_range ?? 0.02
+    if (typeof range !== 'number' || !(range > 0)) throw invalidArgument('config.source.initializer_range', 'a number above 0', range)
     const instruction = resolveInstruction(options.instruction)
     const description: ModelDescription = {
       config,
@@ -142,7 +144,7 @@ export class BgeModel {
     return onDevice(options, async (device, ownsDevice) => {
       const encoder = device.encoder(encoderConfig(description, undefined))
       for (const { name, shape } of encoder.parameters.list) {
-        const values = initialValues(name, shape, seed)
+        const values = initialValues(name, shape, seed, range)
         if (name === 'embeddings.word_embeddings.weight')
           values.fill(0, tokenizer.padId * config.hidden, (tokenizer.padId + 1) * config.hidden)
         await encoder.parameters.write(name, values)
@@ -150,7 +152,9 @@ export class BgeModel {
       }
       const { hidden } = config
       const pooler = { 'pooler.dense.weight': [hidden, hidden], 'pooler.dense.bias': [hidden] }
-      const others = new Map(Object.entries(pooler).map(([name, shape]) => [name, { shape, values: initialValues(name, shape, seed) }]))
+      const others = new Map(
+        Object.entries(pooler).map(([name, shape]) => [name, { shape, values: initialValues(name, shape, seed, range) }]),
+      )
       const maxLength = config.maxPositions
       return new BgeModel({
         description,

@@ -34,10 +34,10 @@ export async function initialiseParameters(module: Module, seed: number): Promis
   for (const { name, shape } of module.parameters.list) await module.parameters.write(name, initialValues(name, shape, seed))
 }
 
-/** What `initialiseParameters` writes to one tensor. */
-export function initialValues(name: string, shape: readonly number[], seed: number): Float32Array {
+/** What `initialiseParameters` writes to one tensor. `range`: the standard deviation of matrices (config.json's initializer_range). */
+export function initialValues(name: string, shape: readonly number[], seed: number, range = 0.02): Float32Array {
   const size = elements(shape)
   if (name.endsWith('.bias')) return new Float32Array(size)
   if (name.endsWith('LayerNorm.weight')) return new Float32Array(size).fill(1)
-  return normals(size, 0.02, seed, name)
+  return normals(size, range, seed, name)
 }

@@ -1,24 +1,28 @@
 import { join } from 'node:path'
 import { writeFileAtomic } from '../data/atomic.js'
+import { type Random, random } from '../data/random.js'
 import type { Article, Corpus } from './corpus.js'
 
 /** What the three stages and the evaluation read. */
 export interface QuickstartData {
-  /** stage 1: {"text"} */
+  /** stage 1: {"text"}, a sentence a row */
   readonly pretrain: string
-  /** stage 2, pairs that need no labels: {"query","pos"} of title and text, summary and text, question and answer, answer and text */
+  /** stage 2, pairs that come without labelling: {"query","pos"} */
   readonly pairs: string
-  /** stage 3, before mining: {"query","pos"} of question and text */
+  /** stage 3, before mining: {"query","pos"} of every question and its text */
   readonly train: string
   /** folder in the layout of `bge eval`: sts/quickstart, retrieval/heldout, reranking/heldout */
   readonly evaluation: string
 }
 
+/** Crops of each text, as in Contriever (Izacard et al. 2022, arXiv 2112.09118, independent cropping): lengths in characters. */
+const CROPS = { perText: 60, query: [6, 24], passage: [40, 120] } as const
+
 /**
  * Writes the data of the quickstart below `out`. Training files hold nothing of a held-out article. Its questions are the evaluation queries;
  * all passages, trained on or not, are the corpus to search.
  */
-export async function prepare({ train, heldOut, sts }: Corpus, out: string): Promise<QuickstartData> {
+export async function prepare({ train, heldOut, sts }: Corpus, out: string, seed: number): Promise<QuickstartData> {
   const data = {
     pretrain: join(out, 'pretrain.jsonl'),
     pairs: join(out, 'pairs.jsonl'),
@@ -27,21 +31,13 @@ export async function prepare({ train, heldOut, sts }: Corpus, out: string): Pro
   }
   await writeRows(
     data.pretrain,
-    train.flatMap(({ title, text, summary, questions }) => [
-      { text: `${title}。${text}` },
-      { text: [summary, ...questions.map(({ q, a }) => q + a)].join('') },
-    ]),
+    train.flatMap(({ title, text, summary, questions }) =>
+      [title, summary, ...sentences(text), ...questions.map(({ q, a }) => q + a)].map((row) => ({ text: row })),
+    ),
   )
   await writeRows(
     data.pairs,
-    train.flatMap(({ title, text, summary, questions }) => [
-      { query: title, pos: [text] },
-      { query: summary, pos: [text] },
-      ...questions.flatMap(({ q, a }) => [
-        { query: q, pos: [a] },
-        { query: a, pos: [text] },
-      ]),
-    ]),
+    train.flatMap((article, i) => [...structurePairs(article), ...cropPairs(article.text, random(seed, 'crops', 0, i))]),
   )
   await writeRows(
     data.train,
@@ -49,6 +45,34 @@ export async function prepare({ train, heldOut, sts }: Corpus, out: string): Pro
   )
   await writeEvaluation([...train, ...heldOut], heldOut, sts, data.evaluation)
   return data
+}
+
+/** What C-MTP's unlabelled part takes from web pages: title and body, summary and body, questions and answers (C-Pack section 2.2). */
+function structurePairs({ title, text, summary, questions }: Article): object[] {
+  return [
+    { query: title, pos: [text] },
+    { query: summary, pos: [text] },
+    { query: questions[0]!.q, pos: [text] },
+    ...questions.flatMap(({ q, a }) => [
+      { query: q, pos: [a] },
+      { query: a, pos: [text] },
+    ]),
+  ]
+}
+
+/** Two spans of the same text, drawn apart from each other: what belongs together shares words. */
+function cropPairs(text: string, draw: Random): object[] {
+  const characters = [...text]
+  const crop = ([shortest, longest]: readonly [number, number]): string => {
+    const length = Math.min(characters.length, shortest + draw.int(longest - shortest + 1))
+    const start = draw.int(characters.length - length + 1)
+    return characters.slice(start, start + length).join('')
+  }
+  return Array.from({ length: CROPS.perText }, () => ({ query: crop(CROPS.query), pos: [crop(CROPS.passage)] }))
+}
+
+function sentences(text: string): string[] {
+  return text.split(/(?<=[。！？])/).filter((sentence) => [...sentence].length >= 6)
 }
 
 async function writeEvaluation(all: readonly Article[], heldOut: readonly Article[], sts: Corpus['sts'], out: string): Promise<void> {

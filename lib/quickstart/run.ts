@@ -7,11 +7,12 @@ import { BgeModel } from '../model/model.js'
 import { BgeError } from '../errors.js'
 import { train, type TrainHooks } from '../train/loop.js'
 import type { StageName } from '../train/config.js'
+import { Tokenizer } from '../tokenizer/tokenizer.js'
 import { stages } from '../train/stages.js'
 import { type Bm25Scores, evaluateBm25 } from './bm25.js'
 import { type Corpus, readCorpus } from './corpus.js'
 import { prepare, type QuickstartData } from './prepare.js'
-import { mining, settings } from './settings.js'
+import { mining, modelConfig, settings } from './settings.js'
 
 export interface QuickstartOptions {
   /** folder with corpus/ and tokenizer/ */
@@ -55,14 +56,14 @@ export interface QuickstartResult {
 const MARKER = 'quickstart.txt'
 
 /**
- * The whole recipe on a small scale: a new tiny model, RetroMAE, contrastive training, mining with the model so far, fine-tuning; scored on
+ * The whole recipe on a small scale: a new, very small model, RetroMAE, contrastive training, mining with the model so far, fine-tuning; scored on
  * held-out articles before and after each stage. The same seed on the same device gives the same numbers.
  */
 export async function quickstart(options: QuickstartOptions): Promise<QuickstartResult> {
   const { source, out, seed, device, hooks = {}, signal } = options
   const corpus = await readCorpus(join(source, 'corpus'))
   await emptyFolder(out)
-  const data = await prepare(corpus, join(out, 'data'))
+  const data = await prepare(corpus, join(out, 'data'), seed)
   hooks.onPrepared?.(corpus, data)
   const phases: Phase[] = []
   let start = performance.now()
@@ -87,7 +88,9 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
   }
 
   const initial = join(out, 'init')
-  const fresh = await BgeModel.createNew({ size: 'tiny', tokenizerDir: join(source, 'tokenizer'), seed, device })
+  const tokenizerDir = join(source, 'tokenizer')
+  const { vocabSize } = await Tokenizer.load(tokenizerDir)
+  const fresh = await BgeModel.createNew({ config: modelConfig(vocabSize), tokenizerDir, seed, device })
   await fresh.save(initial).finally(() => fresh.dispose())
   await score('init', initial)
   const pretrained = await score('pretrain', await run('pretrain', initial, data.pretrain))
