@@ -25,7 +25,8 @@ export class BgeError extends Error {
   readonly code: BgeErrorCode
   readonly details: Readonly<Record<string, unknown>>
   constructor(code: BgeErrorCode, message: string, options: { cause?: unknown; details?: Record<string, unknown> } = {}) {
-    super(message, options.cause === undefined ? undefined : { cause: options.cause })
+    // What it quotes (JSON, file names) may hold line breaks.
+    super(message.replaceAll(/\s*[\r\n]+\s*/g, ' '), options.cause === undefined ? undefined : { cause: options.cause })
     this.name = 'BgeError'
     this.code = code
     this.details = options.details ?? {}

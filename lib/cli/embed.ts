@@ -1,5 +1,5 @@
-import { readFile } from 'node:fs/promises'
 import { type Command, Option } from 'commander'
+import { fieldError, readJsonLines, readLines } from '../data/jsonl.js'
 import { writeNpy } from '../data/npy.js'
 import { BgeError, show } from '../errors.js'
 import type { Pooling } from '../model/config.js'
@@ -68,34 +68,22 @@ async function run(flags: EmbedFlags, signal: AbortSignal): Promise<void> {
 async function readInput(file: string): Promise<string[]> {
   const kind = /\.(jsonl|txt)$/.exec(file)?.[1]
   if (kind === undefined) throw new BgeError('ERR_BGE_ARGUMENT', `--input must end in .jsonl or .txt, but was ${show(file)}`)
-  let content: string
-  try {
-    content = new TextDecoder('utf-8', { fatal: true }).decode(await readFile(file))
-  } catch (cause) {
-    throw new BgeError('ERR_BGE_FILE', `${file} cannot be read as UTF-8 text: ${(cause as Error).message}`, { cause })
-  }
-  const lines = content.split(/\r?\n/)
-  if (lines.at(-1) === '') lines.pop()
+  const texts: string[] = []
   // In a .txt an empty line is a text, so that row i of the result is line i; in a .jsonl it is nothing.
-  return kind === 'txt' ? lines : lines.flatMap((line, i) => (line.trim() === '' ? [] : [parseLine(line, `${file}:${i + 1}`)]))
+  if (kind === 'txt') for await (const text of readLines(file)) texts.push(text)
+  else for await (const row of readJsonLines(file, 'a JSON object or string')) texts.push(textOf({ file, ...row }))
+  return texts
 }
 
-function parseLine(line: string, where: string): string {
-  let value: unknown
-  try {
-    value = JSON.parse(line)
-  } catch (cause) {
-    throw new BgeError(
-      'ERR_BGE_DATA',
-      `${where}: expected a JSON object or string on one line, but was ${show(line)} (${(cause as Error).message})`,
-      { cause },
-    )
+function textOf(row: { file: string; line: number; value: unknown }): string {
+  const { file, line, value } = row
+  if (typeof value === 'string') return value
+  if (value === null || typeof value !== 'object' || Array.isArray(value)) {
+    throw new BgeError('ERR_BGE_DATA', `${file}:${line}: expected {"text": ...} or a JSON string, but was ${show(value)}`)
   }
-  const text = value !== null && typeof value === 'object' && !Array.isArray(value) ? (value as { text?: unknown }).text : value
-  if (typeof text === 'string') return text
-  if (text !== value)
-    throw new BgeError('ERR_BGE_DATA', `${where}: field text expected a string, but was ${text === undefined ? 'missing' : show(text)}`)
-  throw new BgeError('ERR_BGE_DATA', `${where}: expected {"text": ...} or a JSON string, but was ${show(value)}`)
+  const { text } = value as { text?: unknown }
+  if (typeof text !== 'string') throw fieldError(row, 'text', 'a string', text)
+  return text
 }
 
 /** Rewrites one line on a terminal; elsewhere writes a line every ten seconds. */

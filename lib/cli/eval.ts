@@ -1,14 +1,44 @@
-import type { Command } from 'commander'
-import { type Evaluation, evaluate, type TaskOutcome } from '../eval/evaluate.js'
+import { join } from 'node:path'
+import { type Command, Option } from 'commander'
+import { writeFileAtomic } from '../data/atomic.js'
+import { BgeError, invalidArgument } from '../errors.js'
+import { CMTEB_SETS, type CmtebSet, cmtebTasks, type Dialect, DIALECTS } from '../eval/cmteb/tasks.js'
+import { openEndpoint } from '../eval/endpoint.js'
+import { type EvaluatedModel, type Evaluation, evaluateTasks, type RunOptions, summaryJson, type TaskOutcome } from '../eval/evaluate.js'
+import type { SklearnGeneration } from '../eval/numeric/logistic_regression.js'
+import { readBaseline } from '../eval/results.js'
+import { benchmarkTask, customPairs, customRetrieval, type EvalTask, localTask } from '../eval/sources.js'
+import { listTasks, selectTasks } from '../eval/tasks.js'
+import { readKnownScores, verify, type Verified } from '../eval/verify.js'
 import { BgeModel } from '../model/model.js'
+import { type Other, published } from '../report/comparison.js'
+import { reportPage } from '../report/page.js'
+import { textTable } from '../report/table.js'
+import { createEvalProgress, type EvalProgress } from './eval_progress.js'
 import { interruptible } from './interrupt.js'
 import { integer, list } from './options.js'
 
 interface EvalFlags {
   model: string
-  data: string
-  tasks: string[]
+  endpointModel?: string
+  modelName?: string
+  revision?: string
+  benchmark?: string
+  data?: string
+  mirror?: string
+  tasks?: string[]
+  taskRetrieval: string[]
+  taskPairs: string[]
   out: string
+  dialect?: Dialect
+  sklearnCompat?: SklearnGeneration
+  limit?: number
+  cache?: string
+  force?: true
+  compare: string[]
+  baseline?: string
+  report?: string
+  verify?: string
   instruction?: string
   maxLength?: number
   device: string
@@ -16,24 +46,37 @@ interface EvalFlags {
   json?: true
 }
 
+/** What --benchmark may name, and the set that is meant. */
+const BENCHMARKS: Readonly<Record<string, CmtebSet>> = { cmteb: 'cmn-31', 'cmn-31': 'cmn-31', 'paper-35': 'paper-35' }
+
+const repeated = (value: string, all: string[]): string[] => [...all, value]
+
 /** Adds `eval`. */
 export function register(program: Command): void {
   program
     .command('eval')
-    .description('score a model on local tasks: sts/*.jsonl, retrieval/NAME/, reranking/*.jsonl')
-    .requiredOption('--model <dir>', 'model folder')
-    .requiredOption('--data <dir>', 'folder of the tasks')
-    .option(
-      '--tasks <names>',
-      'comma-separated: NAME (every task of that name), TYPE/NAME, a type (sts, retrieval, reranking) or all',
-      list,
-      ['all'],
-    )
-    .requiredOption('--out <dir>', 'folder for NAME.json per task (a second task of a name: NAME-TYPE.json) and summary.json')
-    .option(
-      '--instruction <text>',
-      "put before the queries of retrieval and reranking; 'zh' and 'en' name BGE's, '' is none (default: the model folder's)",
-    )
+    .description('score a model on C-MTEB or on tasks of your own')
+    .requiredOption('--model <dir>', 'model folder, or the URL of an OpenAI-style service such as https://host/v1 (key: OPENAI_API_KEY)')
+    .requiredOption('--out <dir>', 'folder for NAME.json per task (a second task of a name: NAME-TYPE.json), summary.json, and results/ as mteb reads it')
+    .addOption(new Option('--benchmark <set>', 'C-MTEB: cmteb is cmn-31').choices(Object.keys(BENCHMARKS)))
+    .option('--data <dir>', 'your tasks: sts/*.jsonl, retrieval/NAME/, reranking/*.jsonl, classification/*.test.jsonl, ...; with --benchmark: what bge cmteb pull made')
+    .option('--mirror <url>', 'with --benchmark: a hub to fetch from what --data does not hold')
+    .option('--task-retrieval <name=files>', 'your own task: NAME=corpus.jsonl,queries.jsonl,qrels.jsonl; may be repeated', repeated, [])
+    .option('--task-pairs <name=file>', 'your own task: NAME=pairs.jsonl of {"query","pos"} or {"text1","text2","label"}; may be repeated', repeated, [])
+    .option('--tasks <names>', 'comma-separated: NAME (every task of that name), TYPE/NAME, a type (sts, retrieval, ...) or all', list)
+    .addOption(new Option('--dialect <dialect>', 'whose main scores (default: mteb2 with --benchmark, else cmteb2023)').choices(DIALECTS))
+    .addOption(new Option('--sklearn-compat <version>', 'whose k-means and logistic regression (default: 1.9 for mteb2, 1.8 for cmteb2023)').choices(['1.8', '1.9']))
+    .option('--limit <n>', 'queries, pairs or texts of each task, for a quick look', integer(1))
+    .option('--cache <dir>', 'keep vectors there: a text is encoded once for each model and instruction')
+    .option('--force', 'compute tasks again whose result in --out is of the same model, data and rules')
+    .option('--compare <models>', 'comma-separated: put published scores beside, such as bge-small-zh-v1.5', list, [])
+    .option('--baseline <dir>', 'put the results of another run (its --out) or of mteb (results/MODEL/REVISION) beside')
+    .option('--report <file>', 'write one HTML page that needs no network')
+    .option('--verify <file>', 'check the scores against known ones, or the summary.json of an earlier run; exit code 1 where they differ')
+    .option('--model-name <name>', 'ORG/NAME in result files (default: local/FOLDER)')
+    .option('--revision <name>', "the model's revision in result files (default: the start of its fingerprint)")
+    .option('--endpoint-model <name>', 'with a URL: the name of the model there')
+    .option('--instruction <text>', "put before the queries of retrieval and reranking; 'zh' and 'en' name BGE's, '' is none (default: the model folder's)")
     .option('--max-length <n>', "tokens per text (default: the model's)", integer(3))
     .option('--device <device>', 'auto, cpu, cuda or cuda:N', 'auto')
     .option('--threads <n>', 'CPU threads (default: as many as the process may use)', integer(1))
@@ -42,45 +85,87 @@ export function register(program: Command): void {
 }
 
 async function run(flags: EvalFlags, signal: AbortSignal): Promise<void> {
-  const { instruction, maxLength, threads } = flags
-  const model = await BgeModel.load(flags.model, { device: flags.device, ...(threads !== undefined && { threads }) })
+  const set = flags.benchmark === undefined ? undefined : BENCHMARKS[flags.benchmark]!
+  const dialect = flags.dialect ?? (set === undefined ? 'cmteb2023' : 'mteb2')
+  if (set === undefined && flags.data === undefined && flags.taskRetrieval.length + flags.taskPairs.length === 0) {
+    throw new BgeError('ERR_BGE_ARGUMENT', 'one of --benchmark, --data, --task-retrieval and --task-pairs is needed: nothing says what to score')
+  }
+  const known = flags.verify === undefined ? undefined : await readKnownScores(flags.verify)
+  const others = await otherModels(flags, dialect)
+  const { model, name, dispose } = await openModel(flags, signal)
+  let progress: EvalProgress | undefined
   try {
-    const evaluation = await evaluate(model, {
-      data: flags.data,
-      tasks: flags.tasks,
+    const tasks = await chooseTasks(flags, set, dialect, signal)
+    const shown = createEvalProgress(process.stderr, tasks.length)
+    progress = shown
+    const { instruction, maxLength, sklearnCompat: sklearn, limit, cache } = flags
+    const options: RunOptions = {
       out: flags.out,
       ...(instruction !== undefined && { instruction }),
       ...(maxLength !== undefined && { maxLength }),
-      onTask: (task, outcome) => process.stderr.write(outcome ? `${line(outcome)}\n` : `${task.type}/${task.name} ...\n`),
+      rules: { dialect, ...(sklearn && { sklearn }), ...(limit !== undefined && { limit }) },
+      reuse: { ...(cache !== undefined && { cache }), results: flags.force ? 'never' : 'finished' },
+      benchmark: { ...(set && { set }), meta: name },
+      onTask: (task, outcome) => shown.note(outcome ? line(outcome) : `${task.type}/${task.name} ...`),
+      onProgress: shown.update,
       signal,
-    })
-    process.stdout.write(flags.json ? `${JSON.stringify(evaluation, null, 2)}\n` : table(evaluation))
-    if (evaluation.tasks.some((task) => 'error' in task)) process.exitCode = 1
+    }
+    const evaluation = await evaluateTasks(model, tasks, options)
+    shown.end()
+    if (flags.report !== undefined) await writeFileAtomic(flags.report, reportPage(evaluation, { model: name.name ?? flags.model, others }))
+    process.stdout.write(flags.json ? summaryJson(evaluation) : textTable(evaluation, others))
+    const differences = known === undefined ? [] : verify(known, evaluation).filter(({ ok }) => !ok)
+    if (known !== undefined) process.stderr.write(verdict(differences, known.tolerance))
+    if (differences.length > 0 || evaluation.tasks.some((task) => 'error' in task)) process.exitCode = 1
   } finally {
-    model.dispose()
+    progress?.end()
+    dispose()
   }
+}
+
+async function chooseTasks(flags: EvalFlags, set: CmtebSet | undefined, dialect: Dialect, signal: AbortSignal): Promise<EvalTask[]> {
+  const own = [...flags.taskRetrieval.map(customRetrieval), ...(await Promise.all(flags.taskPairs.map(customPairs)))]
+  const { data, mirror } = flags
+  if (set !== undefined) {
+    const source = { ...(data !== undefined && { data }), hub: { signal, ...(mirror !== undefined && { endpoint: mirror }) } }
+    const wanted = flags.tasks === undefined || flags.tasks.includes('all') ? CMTEB_SETS[set] : cmtebTasks(flags.tasks)
+    const outside = wanted.find((task) => !CMTEB_SETS[set].includes(task))
+    if (outside !== undefined) throw invalidArgument('--tasks', `tasks of ${set}`, outside.name)
+    return [...wanted.map((task) => benchmarkTask(task, dialect, source)), ...own]
+  }
+  if (mirror !== undefined) throw invalidArgument('--mirror', 'left out without --benchmark', mirror)
+  const local = data === undefined ? [] : (await listTasks(data)).map(localTask)
+  const wanted = data === undefined ? [] : selectTasks(local, flags.tasks ?? ['all'])
+  return [...wanted, ...own]
+}
+
+async function openModel(flags: EvalFlags, signal: AbortSignal): Promise<{ model: EvaluatedModel; name: NonNullable<NonNullable<RunOptions['benchmark']>['meta']>; dispose: () => void }> {
+  const { modelName, revision, endpointModel, threads } = flags
+  const named = { ...(modelName !== undefined && { name: modelName }), ...(revision !== undefined && { revision }) }
+  if (/^https?:\/\//.test(flags.model)) {
+    if (endpointModel === undefined) throw new BgeError('ERR_BGE_ARGUMENT', '--endpoint-model must name a model where --model is a URL')
+    const model = await openEndpoint({ url: flags.model, model: endpointModel, signal })
+    return { model, name: { name: `endpoint/${endpointModel.replaceAll('/', '_')}`, framework: 'API', ...named }, dispose: () => {} }
+  }
+  if (endpointModel !== undefined) throw invalidArgument('--endpoint-model', 'left out where --model is a folder', endpointModel)
+  const model = await BgeModel.load(flags.model, { device: flags.device, ...(threads !== undefined && { threads }) })
+  const parameters = model.encoder.parameters.list.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0)
+  return { model, name: { parameters, ...named }, dispose: () => model.dispose() }
+}
+
+async function otherModels({ compare, baseline }: EvalFlags, dialect: Dialect): Promise<Other[]> {
+  const others = compare.map((model) => published(model, dialect))
+  return baseline === undefined ? others : [{ ...(await readBaseline(baseline)), source: `results in ${join(baseline)}` }, ...others]
+}
+
+function verdict(differences: readonly Verified[], tolerance: number): string {
+  if (differences.length === 0) return `verified: every known score within ${tolerance}\n`
+  const lines = differences.map(({ task, metric, expected, actual }) => `differs: ${task} ${metric} expected ${expected}, but was ${actual ?? 'not computed'}`)
+  return `${lines.join('\n')}\n${differences.length} known scores differ by more than ${tolerance}\n`
 }
 
 function line(outcome: TaskOutcome): string {
   const name = `${outcome.type}/${outcome.task_name}`
   if ('error' in outcome) return `error [${outcome.error.code}]: ${name}: ${outcome.error.message}`
-  return `${name} ${outcome.main_metric} ${percent(outcome.main_score)} in ${outcome.seconds.toFixed(1)} s`
-}
-
-/** Scores x100, as C-MTEB's tables print them. */
-function table({ tasks, averages }: Evaluation): string {
-  const rows = tasks.map((task) => {
-    const name = `${task.type}/${task.task_name}`
-    return 'error' in task ? [name, task.error.code, 'failed'] : [name, task.main_metric, percent(task.main_score)]
-  })
-  for (const [type, mean] of Object.entries(averages)) {
-    const count = tasks.filter((task) => task.type === type).length
-    if (count > 1) rows.push([`mean of ${count} ${type}`, '', mean === null ? 'none' : percent(mean)])
-  }
-  const widths = [0, 1].map((column) => Math.max(...rows.map((row) => row[column]!.length)))
-  return rows.map(([name, metric, score]) => `${name!.padEnd(widths[0]!)}  ${metric!.padEnd(widths[1]!)}  ${score!.padStart(6)}\n`).join('')
-}
-
-function percent(score: number): string {
-  return (100 * score).toFixed(2)
+  return `${name} ${outcome.main_metric} ${(100 * outcome.main_score).toFixed(2)} in ${outcome.seconds.toFixed(1)} s`
 }

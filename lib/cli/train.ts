@@ -96,10 +96,17 @@ async function run(name: StageName, flags: TrainFlags): Promise<void> {
     process.stdout.write(`${result.model}\n`)
   } catch (error) {
     progress?.end()
-    const again = `bge ${name} --model ${flags.model} --data ${flags.data.join(' ')} --out ${flags.out} --resume`
-    if (isAbort(error) && progress) process.stderr.write(`continue with: ${again}\n`)
+    if (isAbort(error) && progress) process.stderr.write(`continue with: ${resumeCommand(name, flags)}\n`)
     throw error
   }
+}
+
+/** Everything that the run folder does not know: config.json holds the configuration. */
+function resumeCommand(name: StageName, { model, data, out, pooling, dev, devTasks }: TrainFlags): string {
+  const words = [`bge ${name} --model`, model, '--data', ...data, '--out', out]
+  if (pooling) words.push('--pooling', pooling)
+  if (dev !== undefined) words.push('--dev', dev, '--dev-tasks', devTasks.join(','))
+  return [...words, '--resume'].join(' ')
 }
 
 /** Mean of the main scores. A task that fails ends the run: a mean with holes would compare different things. */

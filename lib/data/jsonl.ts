@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { readdir, stat } from 'node:fs/promises'
-import { basename, join } from 'node:path'
+import { join } from 'node:path'
 import { BgeError, show } from '../errors.js'
 
 /** One JSON object of a JSONL file, with the place it came from. */
@@ -57,22 +57,29 @@ export async function dataFiles(paths: readonly string[]): Promise<string[]> {
  * Throws ERR_BGE_DATA `file:line: ...` and ERR_BGE_FILE.
  */
 export async function* readJsonl(file: string): AsyncGenerator<JsonlRow> {
+  for await (const { line, value } of readJsonLines(file, 'a JSON object')) {
+    if (value === null || typeof value !== 'object' || Array.isArray(value)) {
+      throw new BgeError('ERR_BGE_DATA', `${file}:${line}: expected a JSON object, but was ${show(value)}`)
+    }
+    yield { file, line, value: value as Record<string, unknown> }
+  }
+}
+
+/** As readJsonl, for rows that may be any JSON value; `expected` says in messages what they should be. */
+export async function* readJsonLines(file: string, expected: string): AsyncGenerator<{ line: number; value: unknown }> {
   let line = 0
-  for await (const text of lines(file)) {
+  for await (const text of readLines(file)) {
     line++
     if (text.trim() === '') continue
     let value: unknown
     try {
       value = JSON.parse(text)
     } catch (cause) {
-      throw new BgeError('ERR_BGE_DATA', `${file}:${line}: expected a JSON object on one line, but was ${show(text)} (${reason(cause)})`, {
+      throw new BgeError('ERR_BGE_DATA', `${file}:${line}: expected ${expected} on one line, but was ${show(text)} (${reason(cause)})`, {
         cause,
       })
     }
-    if (value === null || typeof value !== 'object' || Array.isArray(value)) {
-      throw new BgeError('ERR_BGE_DATA', `${file}:${line}: expected a JSON object, but was ${show(value)}`)
-    }
-    yield { file, line, value: value as Record<string, unknown> }
+    yield { line, value }
   }
 }
 
@@ -123,6 +130,7 @@ export function fieldError(row: { file: string; line: number }, field: string, e
   )
 }
 
+/** A data file without a row. */
 export function emptyFile(file: string): BgeError {
   return new BgeError('ERR_BGE_DATA', `${file}: expected at least one row, but was empty`, { details: { file } })
 }
@@ -158,12 +166,15 @@ async function* bytes(file: string): AsyncGenerator<Buffer> {
   try {
     for await (const chunk of createReadStream(file, { highWaterMark: 1 << 20 })) yield chunk as Buffer
   } catch (cause) {
-    throw new BgeError('ERR_BGE_FILE', `${basename(file)} cannot be read: ${reason(cause)}`, { cause, details: { file } })
+    throw new BgeError('ERR_BGE_FILE', `${file} cannot be read: ${reason(cause)}`, { cause, details: { file } })
   }
 }
 
-/** Not node:readline: that also breaks lines at U+2028 and U+2029, which JSON allows inside a string. */
-async function* lines(file: string): AsyncGenerator<string> {
+/**
+ * The lines of a UTF-8 file without their LF or CRLF. Not node:readline: that also breaks lines at U+2028 and U+2029, which JSON allows
+ * inside a string. Throws ERR_BGE_DATA `file:line: ...` and ERR_BGE_FILE.
+ */
+export async function* readLines(file: string): AsyncGenerator<string> {
   const decoder = new TextDecoder('utf-8', { fatal: true })
   let number = 0
   const decode = (line: Buffer): string => {

@@ -7,16 +7,18 @@ import type { Embedder } from '../model/embedder.js'
 import { resolveInstruction } from '../model/instruction.js'
 import type { SearchDevice } from '../model/search.js'
 import { openDevice } from '../native.js'
+import { evaluateClassification } from './classification.js'
+import { evaluateClustering } from './clustering.js'
 import { aggregate, type CmtebAverages, meanOfSplits } from './cmteb/aggregate.js'
 import type { CmtebData } from './cmteb/load.js'
 import { type CmtebSet, CMTEB_TYPES, type Dialect } from './cmteb/tasks.js'
 import { evaluateReranking, evaluateRetrieval, evaluateSts, type EvaluationContext, type Rules, type TaskScores } from './evaluators.js'
 import type { Example } from './examples.js'
-import { evaluateClassification, evaluateClustering, evaluatePairClassification } from './labelled.js'
 import { limitData } from './limit.js'
 import type { SklearnGeneration } from './numeric/logistic_regression.js'
 import { type ModelMeta, mtebFolder, type SplitResult, writeModelMeta, writeMtebResult } from './results.js'
 import { type EncodingProgress, runEmbedder, type RunEmbedder } from './run_embedder.js'
+import { evaluatePairClassification } from './pair_classification.js'
 import { type EvalTask, localTask } from './sources.js'
 import { listTasks, resultFiles, selectTasks, type TaskType } from './tasks.js'
 
@@ -169,13 +171,18 @@ export async function evaluateTasks(model: EvaluatedModel, tasks: readonly EvalT
     }
     await scoring
     const evaluation = summary(run, outcomes)
-    if (out !== undefined) await writeFileAtomic(join(out, 'summary.json'), `${JSON.stringify(evaluation, null, 2)}\n`)
+    if (out !== undefined) await writeFileAtomic(join(out, 'summary.json'), summaryJson(evaluation))
     return evaluation
   } finally {
     await latest // nothing of this run is left on the device
     embedder.close()
     own?.dispose()
   }
+}
+
+/** The text of summary.json: everything but the examples, which stay in NAME.json. */
+export function summaryJson(evaluation: Evaluation): string {
+  return `${JSON.stringify(evaluation, (name, value: unknown) => (name === 'examples' ? undefined : value), 2)}\n`
 }
 
 interface Run {

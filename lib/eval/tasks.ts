@@ -51,9 +51,10 @@ export async function listTasks(data: string): Promise<Task[]> {
 export function selectTasks<T extends Pick<Task, 'name' | 'type'>>(available: readonly T[], words: readonly string[]): T[] {
   const chosen = new Set<T>()
   for (const word of words) {
-    const fits = available.filter(
-      (task) => word === 'all' || word === task.type || word === task.name || word === `${task.type}/${task.name}`,
-    )
+    const fits = available.filter(({ name, type }) => {
+      const { folder } = LAYOUT[type]
+      return ['all', name, type, folder, `${type}/${name}`, `${folder}/${name}`].includes(word)
+    })
     if (fits.length === 0) {
       const known = available.map((task) => `${task.type}/${task.name}`).join(', ')
       throw new BgeError(

@@ -1,5 +1,4 @@
-import { type PairRow, pairRow, readJsonl, textRow } from '../data/jsonl.js'
-import { BgeError } from '../errors.js'
+import { emptyFile, type PairRow, pairRow, readJsonl, textRow } from '../data/jsonl.js'
 
 /** The passages that negatives are taken from, and what must not become one. */
 export interface Pool {
@@ -30,9 +29,9 @@ export async function readPool(data: string, poolFile: string | undefined): Prom
     for (const text of row.pos) known.add(text)
     if (poolFile === undefined) for (const text of [...row.pos, ...row.neg]) add(text)
   }
-  if (rows === 0) throw new BgeError('ERR_BGE_DATA', `${data}: expected at least one row, but it is empty`)
+  if (rows === 0) throw emptyFile(data)
   if (poolFile !== undefined) for await (const line of readJsonl(poolFile)) add(textRow(line).text)
-  if (numbers.size === 0) throw new BgeError('ERR_BGE_DATA', `${poolFile}: expected at least one row, but it is empty`)
+  if (numbers.size === 0) throw emptyFile(poolFile!)
   return { passages: [...numbers.keys()], number: (text) => numbers.get(text), positives: (query) => positives.get(query)!, rows }
 }
 

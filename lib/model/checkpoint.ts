@@ -120,13 +120,23 @@ export async function loadParameters(module: Module, checkpoint: Checkpoint): Pr
   for (const { name, shape } of parameters.list) await parameters.write(name, await readTensor(checkpoint, name, shape))
 }
 
-/** The tensors that are not in `known`: the pooler and whatever else a folder carries. Kept in memory so that a save can write them again. */
+/**
+ * The tensors that are not in `known`: the pooler and whatever else a folder carries. Kept in memory so that a save can write them again.
+ * Errors: ERR_BGE_MODEL_FORMAT for a tensor of the encoder that config.json knows nothing of: leaving it out would compute another model.
+ */
 export async function readOthers(checkpoint: Checkpoint, known: (name: string) => boolean): Promise<Map<string, NamedTensor>> {
   const others = new Map<string, NamedTensor>()
   for (const [name, tensor] of checkpoint.tensors) {
     // position_ids is 0, 1, 2, ...: a buffer, and an integer one; some converters wrote it as floats.
-    if (!known(name) && name !== 'embeddings.position_ids')
-      others.set(name, { shape: tensor.shape, values: await readTensor(checkpoint, name, tensor.shape) })
+    if (known(name) || name === 'embeddings.position_ids') continue
+    if (/^(embeddings|encoder)\./.test(name)) {
+      throw new BgeError(
+        'ERR_BGE_MODEL_FORMAT',
+        `${tensor.file}: tensor "${name}" has no place in the BERT encoder that config.json describes (fewer layers, or another architecture)`,
+        { details: { name } },
+      )
+    }
+    others.set(name, { shape: tensor.shape, values: await readTensor(checkpoint, name, tensor.shape) })
   }
   return others
 }

@@ -33,6 +33,17 @@ export function presetConfig(size: ModelSize, vocab: number): ModelConfig {
   }
 }
 
+/** What the native encoder takes (modelConfig in native/bindings); here so that the message names the file and its key. */
+const LIMITS = {
+  layers: 250,
+  hidden: 65_536,
+  heads: 4096,
+  intermediate: 2 ** 24,
+  vocab: 2 ** 24,
+  maxPositions: 65_536,
+  typeVocab: 1024,
+} as const
+
 /** Reads the object of a config.json. `where` opens the messages. Errors: ERR_BGE_MODEL_FORMAT. */
 export function parseConfig(json: unknown, where: string): ModelConfig {
   const fail = (key: string, expected: string, actual: unknown): BgeError =>
@@ -54,10 +65,10 @@ export function parseConfig(json: unknown, where: string): ModelConfig {
   only('is_decoder', false, 'false')
   only('add_cross_attention', false, 'false')
   only('embedding_size', source.hidden_size, 'equal to hidden_size')
-  const count = (key: string, fallback?: number): number => {
+  const count = (key: string, most: number, fallback?: number): number => {
     const value = source[key] ?? fallback
-    if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 1 || value > 2 ** 31 - 1)
-      throw fail(key, 'a positive integer', value)
+    if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 1) throw fail(key, 'a positive integer', value)
+    if (value > most) throw fail(key, `at most ${most}`, value)
     return value
   }
   const real = (key: string, fallback: number, valid: (x: number) => boolean, expected: string): number => {
@@ -65,18 +76,19 @@ export function parseConfig(json: unknown, where: string): ModelConfig {
     if (typeof value !== 'number' || !valid(value)) throw fail(key, expected, value)
     return value
   }
-  const hidden = count('hidden_size')
-  const heads = count('num_attention_heads')
+  const hidden = count('hidden_size', LIMITS.hidden)
+  const heads = count('num_attention_heads', LIMITS.heads)
   if (hidden % heads !== 0) throw fail('num_attention_heads', `a divisor of hidden_size ${hidden}`, heads)
+  if ((hidden / heads) % 8 !== 0) throw fail('hidden_size', `num_attention_heads ${heads} times a multiple of 8`, hidden)
   const probability = (x: number): boolean => x >= 0 && x < 1
   return {
-    layers: count('num_hidden_layers'),
+    layers: count('num_hidden_layers', LIMITS.layers),
     hidden,
     heads,
-    intermediate: count('intermediate_size'),
-    vocab: count('vocab_size'),
-    maxPositions: count('max_position_embeddings', 512),
-    typeVocab: count('type_vocab_size', 2),
+    intermediate: count('intermediate_size', LIMITS.intermediate),
+    vocab: count('vocab_size', LIMITS.vocab),
+    maxPositions: count('max_position_embeddings', LIMITS.maxPositions, 512),
+    typeVocab: count('type_vocab_size', LIMITS.typeVocab, 2),
     layerNormEps: real('layer_norm_eps', 1e-12, (x) => x > 0 && x < 1, 'a number between 0 and 1'),
     hiddenDropout: real('hidden_dropout_prob', 0.1, probability, 'a number from 0 to below 1'),
     attentionDropout: real('attention_probs_dropout_prob', 0.1, probability, 'a number from 0 to below 1'),

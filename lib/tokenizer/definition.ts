@@ -83,7 +83,35 @@ function checkDefinition(definition: TokenizerDefinition, where: string): Tokeni
   }
   definition.model.type = 'WordPiece'
   definition.added_tokens ??= []
+  checkIds(definition, where)
+  checkNormalizer(definition.normalizer, where)
   return definition
+}
+
+/** An embedding table of more rows than this is not possible (native ModelConfig.vocab). */
+const MAX_VOCABULARY = 2 ** 24
+
+/** A negative, fractional or giant id would be met only when a text uses it. */
+function checkIds({ model, added_tokens: added }: TokenizerDefinition, where: string): void {
+  if (!Array.isArray(added) || !added.every((token) => typeof token?.content === 'string')) {
+    throw new BgeError('ERR_BGE_TOKENIZER', `${where}: added_tokens must be a list of {id, content}, but was ${show(added)}`)
+  }
+  for (const [token, id] of [...Object.entries(model.vocab), ...added.map(({ content, id }) => [content, id] as const)]) {
+    if (!Number.isSafeInteger(id) || id < 0 || id >= MAX_VOCABULARY) {
+      throw new BgeError(
+        'ERR_BGE_TOKENIZER',
+        `${where}: the id of token ${show(token)} must be an integer from 0 to ${MAX_VOCABULARY - 1}, but was ${show(id)}`,
+      )
+    }
+  }
+}
+
+function checkNormalizer(normalizer: Record<string, unknown> | null, where: string): void {
+  if (normalizer?.type !== 'Sequence') return
+  if (!Array.isArray(normalizer.normalizers)) {
+    throw new BgeError('ERR_BGE_TOKENIZER', `${where}: normalizer.normalizers must be a list, but was ${show(normalizer.normalizers)}`)
+  }
+  for (const part of normalizer.normalizers) checkNormalizer(part, where)
 }
 
 /** One token a line, the line number is the id, as transformers reads it: a repeated token takes its last line. */

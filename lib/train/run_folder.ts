@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { appendFile, open, readdir, readFile, stat } from 'node:fs/promises'
+import { appendFile, open, readdir, readFile, rm, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { writeFileAtomic } from '../data/atomic.js'
 import { hashFile } from '../data/jsonl.js'
@@ -51,11 +51,19 @@ export async function requireEmpty(out: string): Promise<void> {
   }
 }
 
-/** Makes a run folder: metrics.jsonl, config.json, run.json. Throws ERR_BGE_FILE. */
+/** Makes a run folder: metrics.jsonl, config.json, run.json. Throws ERR_BGE_FILE; then none of them is left. */
 export async function createRunFolder(out: string, identity: RunIdentity, config: TrainConfig): Promise<void> {
-  await writeFileAtomic(join(out, 'metrics.jsonl'), '')
-  await writeFileAtomic(join(out, 'config.json'), JSON.stringify(pick(config, stageKeys(identity.stage)), null, 2) + '\n')
-  await writeFileAtomic(join(out, 'run.json'), JSON.stringify(identity, null, 2) + '\n')
+  const files = {
+    'metrics.jsonl': '',
+    'config.json': JSON.stringify(pick(config, stageKeys(identity.stage)), null, 2) + '\n',
+    'run.json': JSON.stringify(identity, null, 2) + '\n',
+  }
+  try {
+    for (const [name, text] of Object.entries(files)) await writeFileAtomic(join(out, name), text)
+  } catch (error) {
+    for (const name of Object.keys(files)) await rm(join(out, name), { force: true }).catch(() => {})
+    throw error
+  }
 }
 
 /**

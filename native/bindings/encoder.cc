@@ -40,9 +40,6 @@ void attach(Napi::Env env, Napi::Object object, ModuleState& module, const std::
       "parameters", ParametersHandle::wrap(env, core, module.specs, module.parameters, module.state), napi_enumerable));
 }
 
-// The bindings need offsets before the native object exists; Parameters computes the same ones from the same table.
-std::vector<ParameterSpec> laidOut(std::vector<ParameterSpec> specs) { return specs; }
-
 Napi::Object headResult(Napi::Env env, const HeadResult& r) {
   auto o = Napi::Object::New(env);
   o.Set("loss", r.loss);
@@ -72,7 +69,7 @@ Napi::Object EncoderHandle::create(Napi::Env env, std::shared_ptr<DeviceCore> co
   auto* h = Unwrap(object);
   h->config = config;
   h->slot = core->slot<Encoder>([config](Backend& b) { return std::make_unique<Encoder>(b, config); });
-  attach(env, object, h->module, core, h->slot, laidOut(encoderParameters(config)));
+  attach(env, object, h->module, core, h->slot, encoderParameters(config));
   object.DefineProperty(Napi::PropertyDescriptor::Value("config", options, napi_enumerable));
   return object;
 }
@@ -187,7 +184,7 @@ Napi::Object MlmHeadHandle::create(Napi::Env env, std::shared_ptr<DeviceCore> co
   h->config = encoder.config;
   h->encoder = encoder.slot;
   h->slot = core->slot<MlmHead>([e = encoder.slot](Backend&) { return std::make_unique<MlmHead>(e->get()); });
-  attach(env, object, h->module, core, h->slot, laidOut(mlmHeadParameters(encoder.config)));
+  attach(env, object, h->module, core, h->slot, mlmHeadParameters(encoder.config));
   return object;
 }
 
@@ -252,7 +249,7 @@ Napi::Object DecoderHandle::create(Napi::Env env, std::shared_ptr<DeviceCore> co
   h->head = head.slot;
   h->slot = core->slot<EnhancedDecoder>(
       [e = encoder.slot, m = head.slot](Backend&) { return std::make_unique<EnhancedDecoder>(e->get(), m->get()); });
-  attach(env, object, h->module, core, h->slot, laidOut(decoderParameters(encoder.config)));
+  attach(env, object, h->module, core, h->slot, decoderParameters(encoder.config));
   return object;
 }
 
