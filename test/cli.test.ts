@@ -1,4 +1,5 @@
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -37,7 +38,10 @@ describe('the command line', () => {
 
   test.each([
     [['evl'], /^error \[ERR_BGE_ARGUMENT\]: unknown command 'evl'\n\(Did you mean eval\?\)/],
-    [['eval', '--modle', 'x'], /^error \[ERR_BGE_ARGUMENT\]: unknown option '--modle'\n\(Did you mean --model\?\)/],
+    [
+      ['eval', '--model', 'm', '--data', 'd', '--out', 'o', '--taks', 'x'],
+      /^error \[ERR_BGE_ARGUMENT\]: unknown option '--taks'\n\(Did you mean --tasks\?\)/,
+    ],
     [['eval'], /^error \[ERR_BGE_ARGUMENT\]: required option '--model <dir>' not specified/],
     [['mine', '--model', 'm', '--data', 'd', '--out', 'o', '--range', '20-10'], /must be LOW-HIGH/],
     [['mine', '--model', 'm', '--data', 'd', '--out', 'o', '--negatives', '0'], /must be an integer of at least 1/],
@@ -84,6 +88,21 @@ describe('with a tiny model', () => {
       expect(row.neg).not.toContain(row.pos[0])
       expect(row.id).toBe(row.pos[0])
     }
+  })
+
+  test('a run goes on when nobody reads its progress any more', async () => {
+    const data = jsonl(
+      'pairs.jsonl',
+      passages.map((text) => ({ query: `${text}吗`, pos: [text] })),
+    )
+    const settings = ['steps=4', 'batchSize=2', 'saveEvery=0', 'device=cpu', 'threads=1'].flatMap((text) => ['--set', text])
+    const child = spawn(process.execPath, [main, 'contrastive', '--model', model, '--data', data, '--out', 'unread', ...settings], {
+      cwd: out,
+    })
+    child.stderr.once('data', () => child.stderr.destroy())
+    const [status] = (await once(child, 'exit')) as [number | null]
+    expect(status).toBe(0)
+    expect(existsSync(join(out, 'unread/model/model.safetensors'))).toBe(true)
   })
 
   test('eval prints JSON alone on stdout and writes the files', () => {

@@ -260,6 +260,11 @@ describe('bge new and bge embed', () => {
         message: expect.stringContaining(message),
       })
     }
+    await writeFile(file, Buffer.from('"a"\n"\xff"\n', 'latin1'))
+    await expect(bge('embed', '--model', root, '--input', file, '--out', target)).rejects.toMatchObject({
+      code: 'ERR_BGE_DATA',
+      message: `${file}:2: expected UTF-8 text, but was something else`,
+    })
     await expect(bge('embed', '--model', root, '--input', 'a.csv', '--out', target)).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT' })
     await expect(bge('embed', '--model', root, '--input', join(root, 'none.txt'), '--out', target)).rejects.toMatchObject({
       code: 'ERR_BGE_FILE',

@@ -156,5 +156,18 @@ describe('Tokenizer', () => {
     await expect(Tokenizer.load(empty)).rejects.toThrow('model.type must be "WordPiece", but was "BPE"')
     await writeFile(join(empty, 'tokenizer.json'), '{')
     await expect(Tokenizer.load(empty)).rejects.toThrow('tokenizer.json is not valid JSON')
+
+    const model = { type: 'WordPiece', vocab: { '[UNK]': 0 } }
+    for (const [changes, message] of [
+      [{ model: { ...model, vocab: { 我: -5 } } }, 'the id of token "我" must be an integer from 0 to 16777215, but was -5'],
+      [{ model: { ...model, vocab: { 我: 'abc' } } }, 'the id of token "我" must be an integer from 0 to 16777215, but was "abc"'],
+      [{ model: { ...model, vocab: { 我: 1e9 } } }, 'the id of token "我" must be an integer from 0 to 16777215, but was 1000000000'],
+      [{ model, added_tokens: [{ id: 1.5, content: '你' }] }, 'the id of token "你" must be an integer from 0 to 16777215, but was 1.5'],
+      [{ model, added_tokens: [3] }, 'added_tokens must be a list of {id, content}, but was an array of 1'],
+      [{ model, normalizer: { type: 'Sequence' } }, 'normalizer.normalizers must be a list, but was undefined'],
+    ] as const) {
+      await writeFile(join(empty, 'tokenizer.json'), JSON.stringify(changes))
+      await expect(Tokenizer.load(empty)).rejects.toMatchObject({ code: 'ERR_BGE_TOKENIZER', message: expect.stringContaining(message) })
+    }
   })
 })

@@ -3,28 +3,13 @@ import { appendFile, cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { random } from '../lib/data/random.js'
-import { BgeModel } from '../lib/model/model.js'
 import type { Encoder } from '../lib/native.js'
 import type { TrainConfig } from '../lib/train/config.js'
 import { type TrainOptions, train } from '../lib/train/loop.js'
-import type { MetricsRow } from '../lib/train/run_folder.js'
+import { createRunFolder, type MetricsRow } from '../lib/train/run_folder.js'
 import type { Stage } from '../lib/train/stage.js'
 import { stages } from '../lib/train/stages.js'
-
-const letters = '天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏'
-
-/** A model of 2 layers x 64 whose vocabulary is the letters above. */
-async function newTinyModel(directory: string, seed = 1): Promise<string> {
-  const tokenizerDir = `${directory}-tokenizer`
-  await mkdir(tokenizerDir)
-  await writeFile(join(tokenizerDir, 'vocab.txt'), ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', ...letters].join('\n'))
-  const shape = { layers: 2, hidden: 64, heads: 2, intermediate: 128, maxPositions: 64, typeVocab: 2, layerNormEps: 1e-12 }
-  const config = { ...shape, vocab: letters.length + 5, hiddenDropout: 0.1, attentionDropout: 0.1, source: {} }
-  await using created = await BgeModel.createNew({ config, tokenizerDir, seed, device: 'cpu', threads: 1 })
-  await created.save(directory)
-  return directory
-}
+import { metrics, newTinyModel, tinyData } from './support/tiny_run.js'
 
 let folder: string
 let model: string
@@ -34,22 +19,7 @@ let runs = 0
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'bge-train-'))
   model = await newTinyModel(join(folder, 'model'))
-  const draw = random(1, 'texts')
-  const sentence = (n: number): string => Array.from({ length: n }, () => letters[draw.int(letters.length)]!).join('')
-  texts = join(folder, 'texts.jsonl')
-  await writeFile(texts, Array.from({ length: 22 }, () => JSON.stringify({ text: sentence(4 + draw.int(20)) })).join('\n'))
-  pairs = join(folder, 'pairs.jsonl')
-  const row = (): unknown => {
-    const query = sentence(5)
-    return {
-      query,
-      pos: [query + sentence(3), sentence(2) + query],
-      neg: [sentence(8), sentence(6), sentence(9)],
-      pos_scores: [2, 1],
-      neg_scores: [0, 0, -1],
-    }
-  }
-  await writeFile(pairs, Array.from({ length: 22 }, () => JSON.stringify(row())).join('\n'))
+  ;({ texts, pairs } = await tinyData(folder))
 })
 afterAll(() => rm(folder, { recursive: true, force: true }))
 
@@ -68,13 +38,6 @@ const out = (): string => join(folder, `run${runs++}`)
 function start(stage: Stage, to: string, options: Partial<TrainOptions> = {}): ReturnType<typeof train> {
   const data = [stage.name === 'pretrain' ? texts : pairs]
   return train(stage, { model, data, out: to, ...options, config: { ...lengths, ...(options.config ?? common) } })
-}
-async function metrics(run: string): Promise<MetricsRow[]> {
-  const text = await readFile(join(run, 'metrics.jsonl'), 'utf8')
-  return text
-    .trim()
-    .split('\n')
-    .map((line) => JSON.parse(line) as MetricsRow)
 }
 /** Everything of a row but the times. */
 const values = (rows: MetricsRow[]): unknown[] => rows.map(({ seconds, tokensPerSecond, ...rest }) => rest)
@@ -244,6 +207,35 @@ describe('a run', () => {
     expect((await metrics(run)).length).toBe(1)
   })
 
+  it('leaves nothing half-written when a checkpoint cannot be written, as on a full disk, and can be resumed', async () => {
+    const run = out()
+    const full: Stage = {
+      ...stages.contrastive,
+      async open(context) {
+        const inner = await stages.contrastive.open(context)
+        const { parameters } = context.model.encoder
+        const read = parameters.read.bind(parameters)
+        let reads = 0
+        const value = (name: string): Promise<Float32Array> => {
+          if (++reads > parameters.list.length + 5) throw new Error('ENOSPC: no space left on device, write') // inside the second checkpoint
+          return read(name)
+        }
+        Object.defineProperty(parameters, 'read', { value })
+        return inner
+      },
+    }
+    await expect(start(full, run)).rejects.toMatchObject({
+      code: 'ERR_BGE_SAVE',
+      message: `checkpoint ${join(run, 'checkpoints', 'step-6')} could not be written: ENOSPC: no space left on device, write`,
+    })
+    expect(await readdir(join(run, 'checkpoints'))).toEqual(['step-3'])
+    expect(existsSync(join(run, 'model'))).toBe(false)
+    await start(stages.contrastive, run, { resume: 'continue' })
+    const whole = out()
+    await start(stages.contrastive, whole)
+    await expectSameRun(run, whole)
+  })
+
   it('refuses one candidate per query', async () => {
     for (const config of [{ batchSize: 1 }, { candidates: 'group' as const }]) {
       const run = out()
@@ -253,6 +245,16 @@ describe('a run', () => {
       })
       expect(existsSync(run)).toBe(false)
     }
+  })
+
+  it('refuses a vocabulary whose token 0 is not [PAD]: that row would never be trained', async () => {
+    const shifted = await newTinyModel(join(folder, 'shifted'), 1, ['[UNK]', '[PAD]', '[CLS]', '[SEP]', '[MASK]'])
+    const run = out()
+    await expect(start(stages.contrastive, run, { model: shifted })).rejects.toMatchObject({
+      code: 'ERR_BGE_MODEL_FORMAT',
+      message: expect.stringContaining('[PAD] must be token 0 for training'),
+    })
+    expect(existsSync(run)).toBe(false)
   })
 
   it('refuses a run folder that holds something', async () => {
@@ -275,6 +277,16 @@ describe('a run', () => {
       expect(existsSync(run)).toBe(false)
     }
   })
+})
+
+it('a run folder that cannot be made whole is not left in part', async () => {
+  const run = out()
+  await mkdir(join(run, 'run.json'), { recursive: true }) // in the way of the last file
+  const config = { ...stages.contrastive.defaults, learningRate: 1e-3 }
+  await expect(createRunFolder(run, { stage: 'contrastive', model: '', pooling: 'folder', data: [] }, config)).rejects.toMatchObject({
+    code: 'ERR_BGE_FILE',
+  })
+  expect(await readdir(run)).toEqual(['run.json'])
 })
 
 describe('resume', () => {

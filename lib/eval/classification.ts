@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { type Embedder, encodeDistinct } from '../model/embedder.js'
 import type { ClassificationData } from './cmteb/load.js'
 import { type EvaluationContext, gather, type TaskScores } from './evaluators.js'
@@ -30,7 +31,9 @@ export async function evaluateClassification(
   const x = gather(vectors, vectors.rows.subarray(0, test.texts.length))
   const truth = Int32Array.from(test.labels)
   let firstPredictions: Int32Array | undefined
-  const experiments = samples.map((rows) => {
+  const experiments: Record<string, number>[] = []
+  for (const rows of samples) {
+    await nextTurn() // the texts of the next task go to the device between two experiments
     encode.signal?.throwIfAborted()
     const inputs = gather(
       vectors,
@@ -42,8 +45,8 @@ export async function evaluateClassification(
       rules.sklearn,
     ).predict(x)
     firstPredictions ??= predicted
-    return inDialect(classificationScores(truth, predicted), rules.dialect)
-  })
+    experiments.push(inDialect(classificationScores(truth, predicted), rules.dialect))
+  }
   const names = Object.keys(experiments[0]!)
   const scores: Record<string, number> = {}
   for (const name of names) {

@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { type Embedder, encodeDistinct, type Vectors } from '../model/embedder.js'
 import { moments } from './classification.js'
 import type { ClusteringData } from './cmteb/load.js'
@@ -15,17 +16,21 @@ export async function evaluateClustering(embedder: Embedder, data: ClusteringDat
   const sets: Vectors[] = []
   for (const { texts } of data.sets) sets.push(await encodeDistinct(embedder, texts, encode, 'raw'))
   context.onEncoded?.()
-  const measures = data.sets.map(({ labels }, i) => {
+  const measures: number[] = []
+  for (const [i, { labels }] of data.sets.entries()) {
+    await nextTurn() // the texts of the next task go to the device between two sets
     encode.signal?.throwIfAborted()
     const vectors = sets[i]!
     const numbers = new Map<string, number>()
     for (const label of labels) if (!numbers.has(label)) numbers.set(label, numbers.size)
     const { labels: clusters } = miniBatchKMeans(gather(vectors, vectors.rows), vectors.dims, numbers.size, rules.sklearn)
-    return vMeasure(
-      labels.map((label) => numbers.get(label)!),
-      clusters,
+    measures.push(
+      vMeasure(
+        labels.map((label) => numbers.get(label)!),
+        clusters,
+      ),
     )
-  })
+  }
   const { mean, deviation } = moments(measures)
   return {
     scores: { v_measure: mean, v_measure_std: deviation },

@@ -103,7 +103,7 @@ function post({ url, model, apiKey }: Target, input: readonly string[], signal: 
     method: 'POST',
     headers: { 'content-type': 'application/json', 'user-agent': 'bge-forge', ...(apiKey !== '' && { authorization: `Bearer ${apiKey}` }) },
     body: JSON.stringify({ model, input, encoding_format: 'float' }),
-    redirect: 'error', // the key is for this address
+    redirect: 'manual', // the key is for this address: an answer 3xx is an error
     signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
   })
 }

@@ -133,7 +133,7 @@ export async function evaluate(model: EvaluatedModel, options: EvaluateOptions):
 
 /**
  * Evaluates a model. A task whose data is bad or whose vectors are not finite becomes a TaskFailure and the others go on. While a task is scored
- * the next one is encoded. Throws ERR_BGE_ARGUMENT, ERR_BGE_FILE for results or a cache that cannot be written, and the signal's reason.
+ * the next one is encoded. Throws ERR_BGE_ARGUMENT, ERR_BGE_FILE for results that cannot be written, and the signal's reason.
  */
 export async function evaluateTasks(model: EvaluatedModel, tasks: readonly EvalTask[], options: RunOptions = {}): Promise<Evaluation> {
   const { out, onTask, onProgress, reuse = {} } = options
@@ -149,8 +149,9 @@ export async function evaluateTasks(model: EvaluatedModel, tasks: readonly EvalT
   })
   const run: Run = { model, embedder, device, fingerprint, settings: settings(model, options), options }
   const outcomes: (TaskOutcome & { file: string | null })[] = []
-  const record = async (task: EvalTask, outcome: Promise<TaskOutcome>): Promise<void> => {
-    const result = await outcome
+  const record = async (task: EvalTask, finished: Promise<Finished>): Promise<void> => {
+    const { outcome: result, write } = await finished
+    await write?.()
     outcomes.push({ ...result, file: 'error' in result || out === undefined ? null : files[outcomes.length]! })
     onTask?.(task, result)
   }
@@ -160,7 +161,7 @@ export async function evaluateTasks(model: EvaluatedModel, tasks: readonly EvalT
     for (const [i, task] of tasks.entries()) {
       encoding = task
       onTask?.(task)
-      let outcome!: Promise<TaskOutcome>
+      let outcome!: Promise<Finished>
       await new Promise<void>((encoded) => {
         outcome = evaluateTask(run, task, files[i]!, encoded).finally(encoded)
         latest = outcome.catch(() => {})
@@ -215,12 +216,18 @@ function settings(model: EvaluatedModel, { instruction, maxLength, rules = {} }:
   }
 }
 
-async function evaluateTask(run: Run, task: EvalTask, file: string, onEncoded: () => void): Promise<TaskOutcome> {
+interface Finished {
+  readonly outcome: TaskOutcome
+  /** files that are still to be written: one task at a time does that, and what goes wrong there ends the run */
+  readonly write?: () => Promise<void>
+}
+
+async function evaluateTask(run: Run, task: EvalTask, file: string, onEncoded: () => void): Promise<Finished> {
   const { out, reuse } = run.options
   try {
     const key = run.fingerprint === null || out === undefined ? null : await resultKey(run, task)
     const finished = key === null || reuse?.results === 'never' ? undefined : await finishedResult(join(out!, file), key)
-    if (finished !== undefined) return finished
+    if (finished !== undefined) return { outcome: finished }
     const start = performance.now()
     const data = await task.load()
     const splits = new Map<string, TaskScores>()
@@ -229,14 +236,15 @@ async function evaluateTask(run: Run, task: EvalTask, file: string, onEncoded: (
       splits.set(split, await score(run.embedder, part, context(run, task, i === data.splits.size - 1 ? onEncoded : undefined)))
     }
     const result = taskResult(run, task, splits, { key, notes: data.notes, seconds: (performance.now() - start) / 1000 })
-    if (out !== undefined) {
+    if (out === undefined) return { outcome: result }
+    const write = async (): Promise<void> => {
       if (task.benchmark && data.revision !== null && run.settings.limit === null) await writeMteb(run, task, data.revision, splits, result)
       await writeFileAtomic(join(out, file), `${JSON.stringify(result, null, 2)}\n`)
     }
-    return result
+    return { outcome: result, write }
   } catch (error) {
     if (!(error instanceof BgeError) || !OF_ONE_TASK.includes(error.code)) throw error
-    return { task_name: task.name, type: task.type, error: { code: error.code, message: error.message } }
+    return { outcome: { task_name: task.name, type: task.type, error: { code: error.code, message: error.message } } }
   }
 }
 

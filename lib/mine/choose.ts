@@ -17,6 +17,7 @@ export interface MiningCounts {
   missing: number
 }
 
+/** All counts zero. */
 export function noCounts(): MiningCounts {
   return { beforeRange: 0, positive: 0, query: 0, mined: 0, random: 0, missing: 0 }
 }

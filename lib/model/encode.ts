@@ -110,6 +110,7 @@ export async function encodeTexts(model: EncodingModel, texts: readonly string[]
   return { data, dims: [texts.length, width], ...counts }
 }
 
+/** Errors: ERR_BGE_ARGUMENT for a length the model has no positions for, or too short for [CLS], a token and [SEP]. */
 export function checkMaxLength(value: number, maxPositions: number): number {
   if (!Number.isSafeInteger(value) || value < 3 || value > maxPositions) {
     throw invalidArgument('maxLength', `an integer from 3 to ${maxPositions} (the model's max_position_embeddings)`, value)

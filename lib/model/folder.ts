@@ -48,6 +48,7 @@ export async function readDescription(folder: string, pooling?: Pooling): Promis
   }
 }
 
+/** Errors: ERR_BGE_ARGUMENT. */
 export function checkPooling(pooling: unknown): void {
   if (pooling !== 'cls' && pooling !== 'mean') throw invalidArgument('pooling', '"cls" or "mean"', pooling)
 }

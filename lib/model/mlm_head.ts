@@ -13,6 +13,7 @@ export interface ModelWithHead {
 
 const prefix = 'cls.predictions.'
 
+/** True for a tensor of cls.predictions, by its bare name. */
 export function isMlmHeadTensor(name: string): boolean {
   return name.startsWith(prefix)
 }

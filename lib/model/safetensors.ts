@@ -42,6 +42,7 @@ export async function openSafetensors(file: string): Promise<WeightSource> {
   }
 }
 
+/** Opens a file of weights for reading. Errors: ERR_BGE_FILE. */
 export async function openFile(file: string): Promise<FileHandle> {
   try {
     return await open(file, 'r')

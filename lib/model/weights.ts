@@ -13,8 +13,10 @@ export interface WeightSource {
 }
 
 export type FloatType = 'F32' | 'F16' | 'BF16' | 'F64'
+/** Bytes of one element. */
 export const bytesOf: Readonly<Record<FloatType, number>> = { F64: 8, F32: 4, F16: 2, BF16: 2 }
 
+/** Elements of a tensor of this shape; 1 for a scalar. */
 export function elements(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1)
 }

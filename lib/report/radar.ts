@@ -7,7 +7,7 @@ export interface Series {
 }
 
 const RADIUS = 130
-const CENTER = { x: 230, y: 175 }
+const CENTER = { x: 270, y: 175 }
 const RINGS = [20, 40, 60, 80, 100]
 
 /** A radar chart as SVG; '' with fewer than three axes, which would be no area. A series with a missing value is left out, never drawn as 0. */
@@ -37,5 +37,5 @@ export function radar(axes: readonly string[], series: readonly Series[]): strin
   })
   const label = `Scores by task type: ${drawn.map(({ name, values }) => `${name} ${axes.map((axis, i) => `${axis} ${values[i]!.toFixed(1)}`).join(', ')}`).join('; ')}`
   const legend = drawn.map(({ name, number }) => `<span class="key s${number}">${escapeHtml(name)}</span>`).join('')
-  return `<figure><svg viewBox="0 0 460 350" role="img" aria-label="${escapeHtml(label)}">${[...rings, ...spokes, ...scale, ...areas, ...names].join('')}</svg><figcaption>${legend}</figcaption></figure>`
+  return `<figure><svg viewBox="0 0 540 350" role="img" aria-label="${escapeHtml(label)}">${[...rings, ...spokes, ...scale, ...areas, ...names].join('')}</svg><figcaption>${legend}</figcaption></figure>`
 }

@@ -14,7 +14,7 @@ export function textTable(evaluation: Evaluation, others: readonly Other[] = [])
     ...means.map((mean) => [mean.label, '', mean.score === null ? 'none' : number(mean.score), ...beside(mean.score, mean.others)]),
   ]
   const widths = lines[0]!.map((_, column) => Math.max(...lines.map((line) => line[column]!.length), column === 2 ? 6 : 0))
-  const text = lines.map((line) => line.map((cell, column) => (column < 2 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!))).join('  '))
+  const text = lines.map((line) => line.map((cell, column) => (column < 2 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!))).join('  ').trimEnd())
   return `${[...text, ...footnotes(evaluation, means, others)].join('\n')}\n`
 }
 

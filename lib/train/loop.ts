@@ -83,6 +83,12 @@ export async function train<Batch>(stage: Stage<Batch>, options: TrainOptions): 
     ...(options.pooling && { pooling: options.pooling }),
   })
   try {
+    if (model.tokenizer.padId !== 0) {
+      throw new BgeError(
+        'ERR_BGE_MODEL_FORMAT',
+        `${options.model}: [PAD] must be token 0 for training, where row 0 of the embeddings is not trained, but is token ${model.tokenizer.padId}`,
+      )
+    }
     const config: TrainConfig = { learningRate: stage.learningRate(model.encoder.config.hidden), ...settings }
     const run = await stage.open({ model, files, config })
     const perEpoch = batchesPerEpoch(run.sources, config.batchSize)

@@ -50,6 +50,7 @@ export interface TokenSums {
   count: number
 }
 
+/** sums += part */
 export function addTo(sums: TokenSums, part: TokenSums): void {
   sums.loss += part.loss
   sums.correct += part.correct
