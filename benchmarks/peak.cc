@@ -1,4 +1,5 @@
 // The fp32 FMA peak of this machine: `peak <threads>` prints GFLOP/s, the best of several short runs. Compile with -O3 -march=native -ffp-contract=fast.
+// BGE_PEAK_WITHOUT_MAIN leaves the function only, for kernels.cc.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -29,8 +30,8 @@ static float chains() {
   return sum;
 }
 
-int main(int argc, char** argv) {
-  const int threads = argc > 1 ? std::atoi(argv[1]) : 1;
+// GFLOP/s of `threads` threads
+double fmaPeak(int threads) {
   double best = 0;
   volatile float sink = 0;
   for (int run = 0; run < 7; ++run) {
@@ -41,5 +42,9 @@ int main(int argc, char** argv) {
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     best = std::max(best, 2.0 * kSteps * kChains * (kBytes / 4) * threads / seconds / 1e9);
   }
-  std::printf("%.1f\n", best);
+  return best;
 }
+
+#ifndef BGE_PEAK_WITHOUT_MAIN
+int main(int argc, char** argv) { std::printf("%.1f\n", fmaPeak(argc > 1 ? std::atoi(argv[1]) : 1)); }
+#endif

@@ -16,14 +16,7 @@ export { train, type TrainHooks, type TrainOptions, type TrainResult } from './t
 export type { MetricsRow } from './train/run_folder.js'
 export { stages } from './train/stages.js'
 export { mine, type MineOptions, type MineResult, type MiningModel } from './mine/mine.js'
-export {
-  evaluate,
-  type EvaluatedModel,
-  type EvaluateOptions,
-  type Evaluation,
-  type TaskFailure,
-  type TaskOutcome,
-  type TaskResult,
-} from './eval/evaluate.js'
+export { evaluate, type EvaluatedModel, type EvaluateOptions } from './eval/evaluate.js'
+export type { Evaluation, TaskFailure, TaskOutcome, TaskResult } from './eval/evaluation.js'
 export { listTasks, type Task, type TaskType } from './eval/tasks.js'
 export * as metrics from './eval/metrics.js'

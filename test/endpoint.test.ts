@@ -47,8 +47,17 @@ describe('an OpenAI-style endpoint', () => {
     const { data } = await model.encode(texts, { instruction: '问', onProgress: ({ done }) => progress.push(done) })
     expect([...data]).toEqual(texts.flatMap((text) => vectorOf(`问${text}`)))
     expect(Math.max(...progress)).toBe(10)
-    expect(requests.slice(1).map(({ body }) => body.input.length).sort()).toEqual([2, 4, 4])
-    expect(requests.every(({ authorization, body }) => authorization === `Bearer ${KEY}` && body.model === 'm' && body.encoding_format === 'float')).toBe(true)
+    expect(
+      requests
+        .slice(1)
+        .map(({ body }) => body.input.length)
+        .sort(),
+    ).toEqual([2, 4, 4])
+    expect(
+      requests.every(
+        ({ authorization, body }) => authorization === `Bearer ${KEY}` && body.model === 'm' && body.encoding_format === 'float',
+      ),
+    ).toBe(true)
     await expect(model.encode(['字'], { maxLength: 8 })).rejects.toThrow(/maxLength must be left out for an endpoint/)
     expect(await model.fingerprint!()).not.toBe(await (await openEndpoint({ url, model: 'other', apiKey: '' })).fingerprint!())
     expect(requests.at(-1)!.authorization).toBeUndefined()
@@ -67,11 +76,19 @@ describe('an OpenAI-style endpoint', () => {
   })
 
   test.each<[string, Answer, RegExp]>([
-    ['a refusal that repeats the key', (_, response) => refuse(response, 401, `Incorrect API key ${KEY}`), /answered 401 Unauthorized: Incorrect API key \*\*\*$/],
+    [
+      'a refusal that repeats the key',
+      (_, response) => refuse(response, 401, `Incorrect API key ${KEY}`),
+      /answered 401 Unauthorized: Incorrect API key \*\*\*$/,
+    ],
     ['no JSON', (_, response) => void response.end('<html>'), /must answer with "data", a list of 1 embeddings, but it did not/],
     ['too few vectors', (_, response) => void response.end('{"data":[]}'), /a list of 1 embeddings, but there were 0/],
     ['no numbers', (_, response) => void response.end('{"data":[{"embedding":"AAAA"}]}'), /data\[0\] is no list of numbers/],
-    ['a wrong index', (_, response) => void response.end('{"data":[{"index":3,"embedding":[1]}]}'), /one embedding for each index, but data\[0\] has index 3/],
+    [
+      'a wrong index',
+      (_, response) => void response.end('{"data":[{"index":3,"embedding":[1]}]}'),
+      /one embedding for each index, but data\[0\] has index 3/,
+    ],
     ['a redirect', (_, response) => void response.writeHead(302, { location: 'http://example.invalid/' }).end(), /answered 302 Found/],
   ])('%s is an error without the key', async (_, answer, message) => {
     const { url, requests } = await serve(answer)
@@ -82,7 +99,10 @@ describe('an OpenAI-style endpoint', () => {
   })
 
   test('vectors of another width later on are an error', async () => {
-    const { url } = await serve(({ body }, response, count) => void response.end(JSON.stringify({ data: body.input.map((_, index) => ({ index, embedding: count === 1 ? [1, 2] : [1, 2, 3] })) })))
+    const { url } = await serve(
+      ({ body }, response, count) =>
+        void response.end(JSON.stringify({ data: body.input.map((_, index) => ({ index, embedding: count === 1 ? [1, 2] : [1, 2, 3] })) })),
+    )
     const model = await openEndpoint({ url, model: 'm', apiKey: '' })
     await expect(model.encode(['字'])).rejects.toThrow(/embeddings of 2 numbers, but data\[0\] has 3/)
   })

@@ -39,7 +39,10 @@ function everyType(): string {
   write('classification/K.jsonl', labelled)
   write('classification/K.test.jsonl', labelled.slice(3))
   write('reranking/R.jsonl', [{ query: '问', positive: ['天'], negative: ['地', '玄'] }])
-  write('retrieval/Q/corpus.jsonl', characters.map((text, i) => ({ id: `d${i}`, text })))
+  write(
+    'retrieval/Q/corpus.jsonl',
+    characters.map((text, i) => ({ id: `d${i}`, text })),
+  )
   write('retrieval/Q/queries.jsonl', [{ id: 'q', text: '问' }])
   write('retrieval/Q/qrels.jsonl', [{ qid: 'q', did: 'd3', score: 1 }])
   return folder
@@ -50,7 +53,14 @@ describe('all six types from local files', () => {
     const model = hashModel()
     const { tasks } = await evaluate(model, { data: everyType(), instruction: '指' })
     const results = tasks.map((task) => ('error' in task ? task.error.message : `${task.type} ${task.main_metric}`))
-    expect(results).toEqual(['sts cosine_spearman', 'retrieval ndcg_at_10', 'reranking map', 'classification accuracy', 'clustering v_measure', 'pairClassification cosine_ap'])
+    expect(results).toEqual([
+      'sts cosine_spearman',
+      'retrieval ndcg_at_10',
+      'reranking map',
+      'classification accuracy',
+      'clustering v_measure',
+      'pairClassification cosine_ap',
+    ])
     for (const task of tasks) if (!('error' in task)) expect(Number.isFinite(task.main_score)).toBe(true)
     const asked = model.calls.flatMap(({ texts, instruction }) => texts.map((text) => instruction + text))
     expect(asked.length).toBe(new Set(asked).size)
@@ -60,12 +70,21 @@ describe('all six types from local files', () => {
   test('a task without its training half fails alone', async () => {
     rmSync(join(everyType(), 'classification/K.jsonl'))
     const { tasks } = await evaluate(hashModel(), { data: folder })
-    expect(tasks.filter((task) => 'error' in task)).toMatchObject([{ task_name: 'K', error: { code: 'ERR_BGE_FILE', message: expect.stringContaining('needs its training half') } }])
+    expect(tasks.filter((task) => 'error' in task)).toMatchObject([
+      { task_name: 'K', error: { code: 'ERR_BGE_FILE', message: expect.stringContaining('needs its training half') } },
+    ])
   })
 
   test('dialect mteb2 asks for other main scores', async () => {
     const { tasks } = await evaluate(hashModel(), { data: everyType(), rules: { dialect: 'mteb2' } })
-    expect(tasks.map((task) => 'main_metric' in task && task.main_metric)).toEqual(['cosine_spearman', 'ndcg_at_10', 'map_at_1000', 'accuracy', 'v_measure', 'max_accuracy'])
+    expect(tasks.map((task) => 'main_metric' in task && task.main_metric)).toEqual([
+      'cosine_spearman',
+      'ndcg_at_10',
+      'map_at_1000',
+      'accuracy',
+      'v_measure',
+      'max_accuracy',
+    ])
   })
 })
 
@@ -101,12 +120,19 @@ describe('finished results', () => {
     const asked = nameless.calls.length
     await evaluate(nameless, { data, out: join(folder, 'out') })
     expect(nameless.calls.length).toBe(2 * asked)
-    await expect(evaluate(nameless, { data, reuse: { cache: join(folder, 'cache') } })).rejects.toThrow(/cache must be left out for a model without a fingerprint/)
+    await expect(evaluate(nameless, { data, reuse: { cache: join(folder, 'cache') } })).rejects.toThrow(
+      /cache must be left out for a model without a fingerprint/,
+    )
   })
 })
 
 describe('the vector cache', () => {
-  const segments = (cache: string): string[] => readdirSync(cache).flatMap((name) => readdirSync(join(cache, name)).filter((file) => file.endsWith('.vec')).map((file) => join(cache, name, file)))
+  const segments = (cache: string): string[] =>
+    readdirSync(cache).flatMap((name) =>
+      readdirSync(join(cache, name))
+        .filter((file) => file.endsWith('.vec'))
+        .map((file) => join(cache, name, file)),
+    )
   const askedFor = async (cache: string, instruction = '', fingerprint?: string): Promise<string[]> => {
     const model = hashModel(fingerprint)
     const { tasks } = await evaluate(model, { data: folder, instruction, reuse: { cache } })
@@ -145,7 +171,9 @@ describe('the vector cache', () => {
 
   test('a folder that cannot be made is a sentence', async () => {
     write('file', [])
-    await expect(openVectorCache(join(folder, 'file'), { fingerprint: 'f', device: 'cpu', instruction: '', maxLength: null }, 8)).rejects.toThrow(/embedding cache .* cannot be used/)
+    await expect(
+      openVectorCache(join(folder, 'file'), { fingerprint: 'f', device: 'cpu', instruction: '', maxLength: null }, 8),
+    ).rejects.toThrow(/embedding cache .* cannot be used/)
   })
 
   test('keys are of whole texts', () => {
@@ -166,8 +194,17 @@ describe('tasks of one flag', () => {
   test('three files, and pair files of each kind', async () => {
     everyType()
     const [corpus, queries, qrels] = ['corpus', 'queries', 'qrels'].map((name) => join(folder, `retrieval/Q/${name}.jsonl`))
-    const training = write('train.jsonl', [{ query: '一', pos: ['天', '地'], neg: ['玄'] }, { query: '二', pos: ['黄'] }, { query: '一', pos: ['宇'] }])
-    const tasks = [customRetrieval(`mine=${corpus},${queries},${qrels}`), await customPairs(`sts=${write('graded.jsonl', pairs)}`), await customPairs(`pairs=${write('binary.jsonl', binary)}`), await customPairs(`train=${training}`)]
+    const training = write('train.jsonl', [
+      { query: '一', pos: ['天', '地'], neg: ['玄'] },
+      { query: '二', pos: ['黄'] },
+      { query: '一', pos: ['宇'] },
+    ])
+    const tasks = [
+      customRetrieval(`mine=${corpus},${queries},${qrels}`),
+      await customPairs(`sts=${write('graded.jsonl', pairs)}`),
+      await customPairs(`pairs=${write('binary.jsonl', binary)}`),
+      await customPairs(`train=${training}`),
+    ]
     const evaluation = await evaluateTasks(hashModel(), tasks)
     expect(evaluation.tasks.map((task) => ('error' in task ? task.error.message : `${task.type} ${JSON.stringify(task.n)}`))).toEqual([
       'retrieval {"queries":1,"documents":16}',
@@ -181,7 +218,14 @@ describe('tasks of one flag', () => {
     expect(() => customRetrieval('mine=a,b')).toThrow(/--task-retrieval must be NAME=corpus\.jsonl,queries\.jsonl,qrels\.jsonl/)
     await expect(customPairs('LCQMC=a.jsonl')).rejects.toThrow(/a name that no task of C-MTEB has/)
     await expect(customPairs(`x=${write('empty.jsonl', [])}`)).rejects.toThrow(/at least one row/)
-    const { tasks } = await evaluateTasks(hashModel(), [await customPairs(`x=${write('bad.jsonl', [{ query: '一', pos: ['天'] }, { query: 2, pos: ['天'] }])}`)])
+    const { tasks } = await evaluateTasks(hashModel(), [
+      await customPairs(
+        `x=${write('bad.jsonl', [
+          { query: '一', pos: ['天'] },
+          { query: 2, pos: ['天'] },
+        ])}`,
+      ),
+    ])
     expect(tasks[0]).toMatchObject({ error: { code: 'ERR_BGE_DATA', message: expect.stringMatching(/bad\.jsonl:2: expected \{"query"/) } })
   })
 })
@@ -205,7 +249,9 @@ describe('known scores', () => {
     const evaluation = await evaluate(hashModel(), { data, out })
     const summary = await readKnownScores(join(out, 'summary.json'))
     expect(verify(summary, evaluation).map(({ ok }) => ok)).toEqual([true, true, true, true, true, true])
-    const file = write('known.json', [{ tolerance: 0.01, tasks: { S: { cosine_spearman: 5, main_score: 5 }, 'retrieval/Q': { recall_at_1000: 1 }, T: { map: 0 } } }])
+    const file = write('known.json', [
+      { tolerance: 0.01, tasks: { S: { cosine_spearman: 5, main_score: 5 }, 'retrieval/Q': { recall_at_1000: 1 }, T: { map: 0 } } },
+    ])
     expect(verify(await readKnownScores(file), evaluation)).toMatchObject([
       { task: 'S', metric: 'cosine_spearman', ok: false },
       { task: 'S', metric: 'main_score', ok: false },

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import type { Evaluation, TaskFailure, TaskResult } from '../lib/eval/evaluate.js'
+import type { Evaluation, TaskFailure, TaskResult } from '../lib/eval/evaluation.js'
 import type { Other } from '../lib/report/comparison.js'
 import { reportPage } from '../lib/report/page.js'
 import { radar } from '../lib/report/radar.js'
@@ -9,16 +9,35 @@ const result = (type: TaskResult['type'], name: string, main_score: number, more
   task_name: name, type, main_score, main_metric: 'm', scores: { m: main_score, other: 0.25 }, n: { pairs: 1234 }, model: 'models/<b>', instruction: '', max_length: null,
   seconds: 1.5, dialect: 'mteb2', sklearn: '1.9', limit: null, notes: [], examples: [], key: null, file: null, ...more,
 }) // biome-ignore format: a row
-const failure: TaskFailure & { file: null } = { task_name: 'F', type: 'clustering', error: { code: 'ERR_BGE_DATA', message: 'f.jsonl:1: <wrong>' }, file: null }
+const failure: TaskFailure & { file: null } = {
+  task_name: 'F',
+  type: 'clustering',
+  error: { code: 'ERR_BGE_DATA', message: 'f.jsonl:1: <wrong>' },
+  file: null,
+}
 
 const evaluation: Evaluation = {
   model: 'models/<b>',
   tasks: [
-    result('sts', 'S', 0.5, { notes: ['a <note>'], examples: [{ kind: 'pair', text1: '一<script>', text2: '二', label: 1, cosine: 0.25 }] }),
+    result('sts', 'S', 0.5, {
+      notes: ['a <note>'],
+      examples: [{ kind: 'pair', text1: '一<script>', text2: '二', label: 1, cosine: 0.25 }],
+    }),
     result('sts', 'T', 0.75),
     result('retrieval', 'R', 0.4, {
       instruction: '问：',
-      examples: [{ kind: 'ranking', query: '问&题', score: 0, expected: [{ text: '对', rank: null }, { text: '也对', rank: 12 }], retrieved: [{ text: '错', relevant: false }] }],
+      examples: [
+        {
+          kind: 'ranking',
+          query: '问&题',
+          score: 0,
+          expected: [
+            { text: '对', rank: null },
+            { text: '也对', rank: 12 },
+          ],
+          retrieved: [{ text: '错', relevant: false }],
+        },
+      ],
     }),
     result('classification', 'K', 0.9, { examples: [{ kind: 'label', text: '字', expected: '甲', predicted: '乙' }] }),
     failure,
@@ -26,7 +45,16 @@ const evaluation: Evaluation = {
   averages: { sts: 0.625, retrieval: 0.4, classification: 0.9, clustering: null },
   benchmark: null,
 }
-const other: Other = { name: 'org/base"line', scores: new Map([['sts/S', 0.6], ['T', 0.7], ['R', 0.4], ['K', 0.8]]), source: 'somewhere' }
+const other: Other = {
+  name: 'org/base"line',
+  scores: new Map([
+    ['sts/S', 0.6],
+    ['T', 0.7],
+    ['R', 0.4],
+    ['K', 0.8],
+  ]),
+  source: 'somewhere',
+}
 
 /** Every element that is opened is closed, in order. */
 function checkNesting(html: string): void {
@@ -48,7 +76,7 @@ describe('the page', () => {
     expect(page).toContain('prefers-color-scheme: dark')
   })
   test('is well-formed, and texts are texts', () => {
-    checkNesting(page.replace(/<!doctype html>/, '').replace(/<style>[^]*<\/style>/, ''))
+    checkNesting(page.replace(/<!doctype html>/, '').replace(/<style>[\s\S]*<\/style>/, ''))
     expect(page).toContain('models/&lt;b&gt;')
     expect(page).toContain('一&lt;script&gt;')
     expect(page).toContain('问&amp;题')
@@ -70,7 +98,13 @@ describe('the page', () => {
 })
 
 test('the radar: a polygon for each whole series, none for one with a hole, nothing with two axes', () => {
-  const svg = radar(['A', 'B', 'C'], [{ name: 'one', values: [100, 50, 0] }, { name: 'two', values: [1, null, 2] }])
+  const svg = radar(
+    ['A', 'B', 'C'],
+    [
+      { name: 'one', values: [100, 50, 0] },
+      { name: 'two', values: [1, null, 2] },
+    ],
+  )
   expect(svg.match(/class="area/g)).toHaveLength(1)
   expect(svg).toContain('class="area s0" points="270.0,45.0 326.3,207.5 270.0,175.0"')
   expect(svg).not.toContain('two')

@@ -4,7 +4,8 @@ import { writeFileAtomic } from '../data/atomic.js'
 import { BgeError, invalidArgument } from '../errors.js'
 import { CMTEB_SETS, type CmtebSet, cmtebTasks, type Dialect, DIALECTS } from '../eval/cmteb/tasks.js'
 import { openEndpoint } from '../eval/endpoint.js'
-import { type EvaluatedModel, type Evaluation, evaluateTasks, type RunOptions, summaryJson, type TaskOutcome } from '../eval/evaluate.js'
+import { type EvaluatedModel, evaluateTasks, type RunOptions } from '../eval/evaluate.js'
+import { summaryJson, type TaskOutcome } from '../eval/evaluation.js'
 import type { SklearnGeneration } from '../eval/numeric/logistic_regression.js'
 import { readBaseline } from '../eval/results.js'
 import { benchmarkTask, customPairs, customRetrieval, type EvalTask, localTask } from '../eval/sources.js'
@@ -57,15 +58,30 @@ export function register(program: Command): void {
     .command('eval')
     .description('score a model on C-MTEB or on tasks of your own')
     .requiredOption('--model <dir>', 'model folder, or the URL of an OpenAI-style service such as https://host/v1 (key: OPENAI_API_KEY)')
-    .requiredOption('--out <dir>', 'folder for NAME.json per task (a second task of a name: NAME-TYPE.json), summary.json, and results/ as mteb reads it')
+    .requiredOption(
+      '--out <dir>',
+      'folder for NAME.json per task (a second task of a name: NAME-TYPE.json), summary.json, and results/ as mteb reads it',
+    )
     .addOption(new Option('--benchmark <set>', 'C-MTEB: cmteb is cmn-31').choices(Object.keys(BENCHMARKS)))
-    .option('--data <dir>', 'your tasks: sts/*.jsonl, retrieval/NAME/, reranking/*.jsonl, classification/*.test.jsonl, ...; with --benchmark: what bge cmteb pull made')
+    .option(
+      '--data <dir>',
+      'your tasks: sts/*.jsonl, retrieval/NAME/, reranking/*.jsonl, classification/*.test.jsonl, ...; with --benchmark: what bge cmteb pull made',
+    )
     .option('--mirror <url>', 'with --benchmark: a hub to fetch from what --data does not hold')
     .option('--task-retrieval <name=files>', 'your own task: NAME=corpus.jsonl,queries.jsonl,qrels.jsonl; may be repeated', repeated, [])
-    .option('--task-pairs <name=file>', 'your own task: NAME=pairs.jsonl of {"query","pos"} or {"text1","text2","label"}; may be repeated', repeated, [])
+    .option(
+      '--task-pairs <name=file>',
+      'your own task: NAME=pairs.jsonl of {"query","pos"} or {"text1","text2","label"}; may be repeated',
+      repeated,
+      [],
+    )
     .option('--tasks <names>', 'comma-separated: NAME (every task of that name), TYPE/NAME, a type (sts, retrieval, ...) or all', list)
     .addOption(new Option('--dialect <dialect>', 'whose main scores (default: mteb2 with --benchmark, else cmteb2023)').choices(DIALECTS))
-    .addOption(new Option('--sklearn-compat <version>', 'whose k-means and logistic regression (default: 1.9 for mteb2, 1.8 for cmteb2023)').choices(['1.8', '1.9']))
+    .addOption(
+      new Option('--sklearn-compat <version>', 'whose k-means and logistic regression (default: 1.9 for mteb2, 1.8 for cmteb2023)').choices(
+        ['1.8', '1.9'],
+      ),
+    )
     .option('--limit <n>', 'queries, pairs or texts of each task, for a quick look', integer(1))
     .option('--cache <dir>', 'keep vectors there: a text is encoded once for each model and instruction')
     .option('--force', 'compute tasks again whose result in --out is of the same model, data and rules')
@@ -76,7 +92,10 @@ export function register(program: Command): void {
     .option('--model-name <name>', 'ORG/NAME in result files (default: local/FOLDER)')
     .option('--revision <name>', "the model's revision in result files (default: the start of its fingerprint)")
     .option('--endpoint-model <name>', 'with a URL: the name of the model there')
-    .option('--instruction <text>', "put before the queries of retrieval and reranking; 'zh' and 'en' name BGE's, '' is none (default: the model folder's)")
+    .option(
+      '--instruction <text>',
+      "put before the queries of retrieval and reranking; 'zh' and 'en' name BGE's, '' is none (default: the model folder's)",
+    )
     .option('--max-length <n>', "tokens per text (default: the model's)", integer(3))
     .option('--device <device>', 'auto, cpu, cuda or cuda:N', 'auto')
     .option('--threads <n>', 'CPU threads (default: as many as the process may use)', integer(1))
@@ -88,7 +107,10 @@ async function run(flags: EvalFlags, signal: AbortSignal): Promise<void> {
   const set = flags.benchmark === undefined ? undefined : BENCHMARKS[flags.benchmark]!
   const dialect = flags.dialect ?? (set === undefined ? 'cmteb2023' : 'mteb2')
   if (set === undefined && flags.data === undefined && flags.taskRetrieval.length + flags.taskPairs.length === 0) {
-    throw new BgeError('ERR_BGE_ARGUMENT', 'one of --benchmark, --data, --task-retrieval and --task-pairs is needed: nothing says what to score')
+    throw new BgeError(
+      'ERR_BGE_ARGUMENT',
+      'one of --benchmark, --data, --task-retrieval and --task-pairs is needed: nothing says what to score',
+    )
   }
   const known = flags.verify === undefined ? undefined : await readKnownScores(flags.verify)
   const others = await otherModels(flags, dialect)
@@ -139,7 +161,10 @@ async function chooseTasks(flags: EvalFlags, set: CmtebSet | undefined, dialect:
   return [...wanted, ...own]
 }
 
-async function openModel(flags: EvalFlags, signal: AbortSignal): Promise<{ model: EvaluatedModel; name: NonNullable<NonNullable<RunOptions['benchmark']>['meta']>; dispose: () => void }> {
+async function openModel(
+  flags: EvalFlags,
+  signal: AbortSignal,
+): Promise<{ model: EvaluatedModel; name: NonNullable<NonNullable<RunOptions['benchmark']>['meta']>; dispose: () => void }> {
   const { modelName, revision, endpointModel, threads } = flags
   const named = { ...(modelName !== undefined && { name: modelName }), ...(revision !== undefined && { revision }) }
   if (/^https?:\/\//.test(flags.model)) {
@@ -160,7 +185,9 @@ async function otherModels({ compare, baseline }: EvalFlags, dialect: Dialect): 
 
 function verdict(differences: readonly Verified[], tolerance: number): string {
   if (differences.length === 0) return `verified: every known score within ${tolerance}\n`
-  const lines = differences.map(({ task, metric, expected, actual }) => `differs: ${task} ${metric} expected ${expected}, but was ${actual ?? 'not computed'}`)
+  const lines = differences.map(
+    ({ task, metric, expected, actual }) => `differs: ${task} ${metric} expected ${expected}, but was ${actual ?? 'not computed'}`,
+  )
   return `${lines.join('\n')}\n${differences.length} known scores differ by more than ${tolerance}\n`
 }
 

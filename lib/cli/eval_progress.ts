@@ -24,7 +24,10 @@ export function createEvalProgress(stream: NodeJS.WriteStream, tasks: number): E
       const now = performance.now() / 1000
       if (log === undefined && now - shown < PLAIN_INTERVAL) return
       shown = now
-      const left = tokens === 0 ? '' : ` · ETA ${duration((seconds / tokens) * (totalTokens - tokens))} · ${Math.round(tokens / Math.max(seconds, 1e-3)).toLocaleString('en')} tokens/s`
+      const left =
+        tokens === 0
+          ? ''
+          : ` · ETA ${duration((seconds / tokens) * (totalTokens - tokens))} · ${Math.round(tokens / Math.max(seconds, 1e-3)).toLocaleString('en')} tokens/s`
       const count = tasks === 1 ? '' : `[${started.size}/${tasks}] `
       const text = `${count}${task.type}/${task.name}: ${texts.toLocaleString('en')} of ${totalTexts.toLocaleString('en')} texts${left}`
       if (log) log(text.slice(0, Math.max(20, (stream.columns ?? 80) - 1)))
@@ -43,5 +46,7 @@ export function createEvalProgress(stream: NodeJS.WriteStream, tasks: number): E
 function duration(seconds: number): string {
   const total = Math.round(seconds)
   const parts = [Math.floor(total / 3600), Math.floor(total / 60) % 60, total % 60]
-  return parts[0]! > 0 ? `${parts[0]}:${String(parts[1]).padStart(2, '0')}:${String(parts[2]).padStart(2, '0')}` : `${parts[1]}:${String(parts[2]).padStart(2, '0')}`
+  return parts[0]! > 0
+    ? `${parts[0]}:${String(parts[1]).padStart(2, '0')}:${String(parts[2]).padStart(2, '0')}`
+    : `${parts[1]}:${String(parts[2]).padStart(2, '0')}`
 }

@@ -36,7 +36,9 @@ export async function openEndpoint(options: EndpointOptions): Promise<EvaluatedM
   return {
     dims,
     async fingerprint() {
-      return createHash('sha256').update(JSON.stringify(['endpoint', target.url, model, dims])).digest('hex')
+      return createHash('sha256')
+        .update(JSON.stringify(['endpoint', target.url, model, dims]))
+        .digest('hex')
     },
     async encode(texts, { instruction, maxLength, signal, onProgress }: EncodeOptions = {}) {
       if (maxLength !== undefined) throw invalidArgument('maxLength', 'left out for an endpoint, which cuts texts itself', maxLength)
@@ -54,10 +56,14 @@ export async function openEndpoint(options: EndpointOptions): Promise<EvaluatedM
         }
       }
       // After a failure the others end with their request under way: nothing runs on.
-      const results = await Promise.allSettled(Array.from({ length: PARALLEL }, () => worker().catch((error: unknown) => {
-        next = texts.length
-        throw error
-      })))
+      const results = await Promise.allSettled(
+        Array.from({ length: PARALLEL }, () =>
+          worker().catch((error: unknown) => {
+            next = texts.length
+            throw error
+          }),
+        ),
+      )
       for (const result of results) if (result.status === 'rejected') throw result.reason
       return { data }
     },
@@ -74,19 +80,26 @@ function endpointUrl(text: string): string {
   const url = URL.canParse(text) ? new URL(text) : undefined
   if (url === undefined || !/^https?:$/.test(url.protocol)) throw invalidArgument('endpoint', 'a URL such as https://host/v1', text)
   // Not shown: it holds a password.
-  if (url.username !== '' || url.password !== '') throw new BgeError('ERR_BGE_ARGUMENT', 'the endpoint URL must not hold a user name or password; the key is read from OPENAI_API_KEY')
+  if (url.username !== '' || url.password !== '')
+    throw new BgeError('ERR_BGE_ARGUMENT', 'the endpoint URL must not hold a user name or password; the key is read from OPENAI_API_KEY')
   url.pathname = `${url.pathname.replace(/\/+$/, '')}/embeddings`
   return url.href
 }
 
-async function request(target: Target, input: readonly string[], dims: number | undefined, signal: AbortSignal | undefined): Promise<number[][]> {
+async function request(
+  target: Target,
+  input: readonly string[],
+  dims: number | undefined,
+  signal: AbortSignal | undefined,
+): Promise<number[][]> {
   for (let attempt = 1; ; attempt++) {
     let wait = 500 * 2 ** (attempt - 1)
     try {
       const response = await post(target, input, signal)
       if (response.ok) return vectors(target, await response.json().catch(() => undefined), input.length, dims)
       const text = await response.text().catch(() => '')
-      if (attempt === ATTEMPTS || (response.status !== 429 && response.status < 500)) throw failure(target, `answered ${response.status} ${response.statusText}: ${message(text)}`)
+      if (attempt === ATTEMPTS || (response.status !== 429 && response.status < 500))
+        throw failure(target, `answered ${response.status} ${response.statusText}: ${message(text)}`)
       const after = Number(response.headers.get('retry-after'))
       if (after > 0) wait = Math.min(after, 60) * 1000
     } catch (cause) {
@@ -111,16 +124,23 @@ function post({ url, model, apiKey }: Target, input: readonly string[], signal: 
 function vectors(target: Target, answer: unknown, count: number, dims: number | undefined): number[][] {
   const entries = (answer as { data?: unknown } | undefined)?.data
   if (!Array.isArray(entries) || entries.length !== count) {
-    throw failure(target, `must answer with "data", a list of ${count} embeddings, but ${Array.isArray(entries) ? `there were ${entries.length}` : 'it did not'}`)
+    throw failure(
+      target,
+      `must answer with "data", a list of ${count} embeddings, but ${Array.isArray(entries) ? `there were ${entries.length}` : 'it did not'}`,
+    )
   }
   const result = new Array<number[]>(count)
   for (const [position, entry] of entries.entries()) {
     const { embedding, index = position } = (entry ?? {}) as { embedding?: unknown; index?: number }
     const isVector = Array.isArray(embedding) && embedding.length > 0 && embedding.every((x) => typeof x === 'number')
     if (!isVector || (dims !== undefined && embedding.length !== dims)) {
-      throw failure(target, `must answer with embeddings of ${dims ?? 'some'} numbers, but data[${position}] ${isVector ? `has ${embedding.length}` : 'is no list of numbers'}`)
+      throw failure(
+        target,
+        `must answer with embeddings of ${dims ?? 'some'} numbers, but data[${position}] ${isVector ? `has ${embedding.length}` : 'is no list of numbers'}`,
+      )
     }
-    if (!Number.isInteger(index) || index < 0 || index >= count || result[index] !== undefined) throw failure(target, `must answer with one embedding for each index, but data[${position}] has index ${index}`)
+    if (!Number.isInteger(index) || index < 0 || index >= count || result[index] !== undefined)
+      throw failure(target, `must answer with one embedding for each index, but data[${position}] has index ${index}`)
     result[index] = embedding as number[]
   }
   return result

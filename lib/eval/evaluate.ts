@@ -9,11 +9,11 @@ import type { SearchDevice } from '../model/search.js'
 import { openDevice } from '../native.js'
 import { evaluateClassification } from './classification.js'
 import { evaluateClustering } from './clustering.js'
-import { aggregate, type CmtebAverages, meanOfSplits } from './cmteb/aggregate.js'
+import { aggregate, meanOfSplits } from './cmteb/aggregate.js'
 import type { CmtebData } from './cmteb/load.js'
 import { type CmtebSet, CMTEB_TYPES, type Dialect } from './cmteb/tasks.js'
 import { evaluateReranking, evaluateRetrieval, evaluateSts, type EvaluationContext, type Rules, type TaskScores } from './evaluators.js'
-import type { Example } from './examples.js'
+import { type Evaluation, summaryJson, type TaskOutcome, type TaskResult } from './evaluation.js'
 import { limitData } from './limit.js'
 import type { SklearnGeneration } from './numeric/logistic_regression.js'
 import { type ModelMeta, mtebFolder, type SplitResult, writeModelMeta, writeMtebResult } from './results.js'
@@ -69,50 +69,6 @@ export interface BenchmarkNames {
   meta?: Partial<ModelMeta>
 }
 
-/** One task's result: the contents of NAME.json. */
-export interface TaskResult {
-  readonly task_name: string
-  readonly type: TaskType
-  /** scores[main_metric], 0..1 (STS: -1..1); the mean over the splits */
-  readonly main_score: number
-  readonly main_metric: string
-  readonly scores: Readonly<Record<string, number>>
-  readonly n: Readonly<Record<string, number>>
-  /** the model folder; null for an embedder that has none */
-  readonly model: string | null
-  /** what was put before queries; '' for other types */
-  readonly instruction: string
-  readonly max_length: number | null
-  readonly seconds: number
-  readonly dialect: Dialect
-  readonly sklearn: SklearnGeneration
-  /** null: the whole task */
-  readonly limit: number | null
-  readonly notes: readonly string[]
-  readonly examples: readonly Example[]
-  /** changes when the model, the data or a rule does; null for a model without a fingerprint */
-  readonly key: string | null
-}
-
-/** A task that has no score, and why. */
-export interface TaskFailure {
-  readonly task_name: string
-  readonly type: TaskType
-  readonly error: { readonly code: BgeErrorCode; readonly message: string }
-}
-
-export type TaskOutcome = TaskResult | TaskFailure
-
-/** The contents of summary.json. */
-export interface Evaluation {
-  readonly model: string | null
-  readonly tasks: readonly (TaskOutcome & { readonly file: string | null })[]
-  /** mean of main_score over the tasks of a type, null where a task of it failed: averages have no holes */
-  readonly averages: Readonly<Partial<Record<TaskType, number | null>>>
-  /** where tasks of C-MTEB were run: averages over the named set, null where one of its tasks has no score */
-  readonly benchmark: (CmtebAverages & { readonly dialect: Dialect; readonly sklearn: SklearnGeneration; readonly limit: number | null }) | null
-}
-
 /** An embedder with what a BgeModel knows besides; all of it is optional. */
 export type EvaluatedModel = Embedder & {
   readonly device?: SearchDevice & { readonly kind?: string }
@@ -123,7 +79,14 @@ export type EvaluatedModel = Embedder & {
 }
 
 /** Errors of one task or of what a model makes of it: the other tasks go on. */
-const OF_ONE_TASK: readonly BgeErrorCode[] = ['ERR_BGE_DATA', 'ERR_BGE_FILE', 'ERR_BGE_HUB', 'ERR_BGE_ENDPOINT', 'ERR_BGE_NON_FINITE', 'ERR_BGE_OOM']
+const OF_ONE_TASK: readonly BgeErrorCode[] = [
+  'ERR_BGE_DATA',
+  'ERR_BGE_FILE',
+  'ERR_BGE_HUB',
+  'ERR_BGE_ENDPOINT',
+  'ERR_BGE_NON_FINITE',
+  'ERR_BGE_OOM',
+]
 
 /** `evaluateTasks` of a data folder's tasks. Throws ERR_BGE_ARGUMENT for an unknown task, ERR_BGE_FILE for a folder without tasks. */
 export async function evaluate(model: EvaluatedModel, options: EvaluateOptions): Promise<Evaluation> {
@@ -141,10 +104,14 @@ export async function evaluateTasks(model: EvaluatedModel, tasks: readonly EvalT
   const own = model.device ? undefined : await openDevice({ device: 'cpu' })
   const device = model.device ?? own!
   const fingerprint = out !== undefined || reuse.cache !== undefined ? ((await model.fingerprint?.()) ?? null) : null
-  if (reuse.cache !== undefined && fingerprint === null) throw invalidArgument('cache', 'left out for a model without a fingerprint', reuse.cache)
+  if (reuse.cache !== undefined && fingerprint === null)
+    throw invalidArgument('cache', 'left out for a model without a fingerprint', reuse.cache)
   let encoding: EvalTask | undefined
   const embedder = runEmbedder(model, {
-    ...(reuse.cache !== undefined && { directory: reuse.cache, space: { fingerprint: fingerprint!, device: model.device?.kind ?? 'other' } }),
+    ...(reuse.cache !== undefined && {
+      directory: reuse.cache,
+      space: { fingerprint: fingerprint!, device: model.device?.kind ?? 'other' },
+    }),
     ...(onProgress && { onProgress: (progress: EncodingProgress) => encoding && onProgress(encoding, progress) }),
   })
   const run: Run = { model, embedder, device, fingerprint, settings: settings(model, options), options }
@@ -179,11 +146,6 @@ export async function evaluateTasks(model: EvaluatedModel, tasks: readonly EvalT
     embedder.close()
     own?.dispose()
   }
-}
-
-/** The text of summary.json: everything but the examples, which stay in NAME.json. */
-export function summaryJson(evaluation: Evaluation): string {
-  return `${JSON.stringify(evaluation, (name, value: unknown) => (name === 'examples' ? undefined : value), 2)}\n`
 }
 
 interface Run {
@@ -248,7 +210,11 @@ async function evaluateTask(run: Run, task: EvalTask, file: string, onEncoded: (
   }
 }
 
-function context({ device, settings: { dialect, sklearn, instruction, maxLength }, options }: Run, { benchmark }: EvalTask, onEncoded?: () => void): EvaluationContext {
+function context(
+  { device, settings: { dialect, sklearn, instruction, maxLength }, options }: Run,
+  { benchmark }: EvalTask,
+  onEncoded?: () => void,
+): EvaluationContext {
   const rules: Rules = {
     dialect,
     sklearn,
@@ -287,7 +253,10 @@ function taskResult(
   const { dialect, sklearn, limit } = settings
   const metric = mainMetric(task.type, dialect)
   const all = [...splits.values()]
-  const over = (pick: (part: TaskScores) => Readonly<Record<string, number>>, combine: (values: number[]) => number): Record<string, number> =>
+  const over = (
+    pick: (part: TaskScores) => Readonly<Record<string, number>>,
+    combine: (values: number[]) => number,
+  ): Record<string, number> =>
     Object.fromEntries(Object.keys(pick(all[0]!)).map((name) => [name, combine(all.map((part) => pick(part)[name]!))]))
   const scores = over((part) => part.scores, meanOfSplits)
   return {
@@ -296,7 +265,10 @@ function taskResult(
     main_score: scores[metric]!,
     main_metric: metric,
     scores,
-    n: over((part) => part.n, (values) => values.reduce((a, b) => a + b, 0)),
+    n: over(
+      (part) => part.n,
+      (values) => values.reduce((a, b) => a + b, 0),
+    ),
     model: model.directory ?? null,
     instruction: CMTEB_TYPES[task.type].instruction === 'query' ? settings.instruction : '',
     max_length: settings.maxLength,
@@ -315,9 +287,18 @@ export function mainMetric(type: TaskType, dialect: Dialect): string {
   return CMTEB_TYPES[type].mainMetric[dialect]
 }
 
-async function writeMteb(run: Run, task: EvalTask, revision: string, splits: ReadonlyMap<string, TaskScores>, { main_metric, seconds }: TaskResult): Promise<void> {
+async function writeMteb(
+  run: Run,
+  task: EvalTask,
+  revision: string,
+  splits: ReadonlyMap<string, TaskScores>,
+  { main_metric, seconds }: TaskResult,
+): Promise<void> {
   const folder = mtebFolder(run.options.out!, meta(run))
-  const entries = [...splits].map(([split, { scores, parts = {} }]): [string, SplitResult] => [split, { scores, parts, main_score: scores[main_metric]! }])
+  const entries = [...splits].map(([split, { scores, parts = {} }]): [string, SplitResult] => [
+    split,
+    { scores, parts, main_score: scores[main_metric]! },
+  ])
   await writeModelMeta(folder, meta(run))
   await writeMtebResult(folder, task.benchmark!, { dialect: run.settings.dialect, revision, seconds, splits: new Map(entries) })
 }

@@ -70,15 +70,13 @@ export function worstPairs(
   const byLabel = averageRanks(data.labels)
   const distance = (i: number): number => Math.abs(byCosine[i]! - byLabel[i]!)
   const worst = data.labels.map((_, i) => i).sort((a, b) => distance(b) - distance(a) || a - b)
-  return worst
-    .slice(0, KEPT)
-    .map((i) => ({
-      kind: 'pair',
-      text1: shorten(data.text1[i]!),
-      text2: shorten(data.text2[i]!),
-      label: data.labels[i]!,
-      cosine: cosines[i]!,
-    }))
+  return worst.slice(0, KEPT).map((i) => ({
+    kind: 'pair',
+    text1: shorten(data.text1[i]!),
+    text2: shorten(data.text2[i]!),
+    label: data.labels[i]!,
+    cosine: cosines[i]!,
+  }))
 }
 
 /** The first texts with a wrong label. */

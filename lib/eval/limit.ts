@@ -14,7 +14,8 @@ export function limitData(data: CmtebData, limit: number): CmtebData {
     case 'pairClassification': {
       const keep = evenly(data.labels.length, limit)
       const pick = <T>(values: readonly T[]): T[] => keep.map((i) => values[i]!)
-      if (new Set(pick(data.labels)).size < 2) throw new BgeError('ERR_BGE_DATA', `a limit of ${limit} leaves pairs of one label only; a larger one is needed`)
+      if (new Set(pick(data.labels)).size < 2)
+        throw new BgeError('ERR_BGE_DATA', `a limit of ${limit} leaves pairs of one label only; a larger one is needed`)
       return { ...data, text1: pick(data.text1), text2: pick(data.text2), labels: pick(data.labels) }
     }
     case 'reranking':

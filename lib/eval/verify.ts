@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { BgeError } from '../errors.js'
-import type { Evaluation } from './evaluate.js'
+import type { Evaluation } from './evaluation.js'
 
 /** Known-good scores of a model folder. */
 export interface KnownScores {
@@ -39,23 +39,32 @@ export async function readKnownScores(file: string): Promise<KnownScores> {
   const tolerance = content?.tolerance ?? TOLERANCE
   const tasks = Array.isArray(content?.tasks) ? ofSummary(content.tasks as Evaluation['tasks']) : content?.tasks
   const isScores = (scores: unknown): boolean =>
-    scores !== null && typeof scores === 'object' && Object.values(scores).every((score) => typeof score === 'number' && Number.isFinite(score)) && Object.keys(scores).length > 0
+    scores !== null &&
+    typeof scores === 'object' &&
+    Object.values(scores).every((score) => typeof score === 'number' && Number.isFinite(score)) &&
+    Object.keys(scores).length > 0
   const fits = tasks !== null && typeof tasks === 'object' && Object.keys(tasks).length > 0 && Object.values(tasks).every(isScores)
   if (!fits || typeof tolerance !== 'number' || !(tolerance >= 0)) {
-    throw new BgeError('ERR_BGE_DATA', `${file} must be {"tolerance": number, "tasks": {"NAME": {"METRIC": score, ...}, ...}} or the summary.json of a run with scores`)
+    throw new BgeError(
+      'ERR_BGE_DATA',
+      `${file} must be {"tolerance": number, "tasks": {"NAME": {"METRIC": score, ...}, ...}} or the summary.json of a run with scores`,
+    )
   }
   return { tolerance, tasks: tasks as KnownScores['tasks'] }
 }
 
 function ofSummary(tasks: Evaluation['tasks']): KnownScores['tasks'] {
-  return Object.fromEntries(tasks.flatMap((task) => ('error' in task ? [] : [[`${task.type}/${task.task_name}`, { [task.main_metric]: task.main_score }]])))
+  return Object.fromEntries(
+    tasks.flatMap((task) => ('error' in task ? [] : [[`${task.type}/${task.task_name}`, { [task.main_metric]: task.main_score }]])),
+  )
 }
 
 /** Compares every known number. A task that did not run or failed is a difference, not a gap. */
 export function verify({ tolerance, tasks }: KnownScores, evaluation: Evaluation): Verified[] {
   return Object.entries(tasks).flatMap(([name, scores]) => {
     const result = evaluation.tasks.find((task) => name === task.task_name || name === `${task.type}/${task.task_name}`)
-    const actuals: Readonly<Record<string, number>> = result === undefined || 'error' in result ? {} : { main_score: result.main_score, ...result.scores }
+    const actuals: Readonly<Record<string, number>> =
+      result === undefined || 'error' in result ? {} : { main_score: result.main_score, ...result.scores }
     return Object.entries(scores).map(([metric, expected]) => {
       const actual = actuals[metric] ?? null
       return { task: name, metric, expected, actual, ok: actual !== null && Math.abs(actual - expected) <= tolerance }

@@ -1,7 +1,7 @@
 import { aggregate, type CmtebAverages } from '../eval/cmteb/aggregate.js'
 import { PUBLISHED, publishedScores } from '../eval/cmteb/published.js'
 import { CMTEB_SETS, CMTEB_TYPES, type Dialect } from '../eval/cmteb/tasks.js'
-import type { Evaluation } from '../eval/evaluate.js'
+import type { Evaluation } from '../eval/evaluation.js'
 import type { Baseline } from '../eval/results.js'
 import type { TaskType } from '../eval/tasks.js'
 import { invalidArgument } from '../errors.js'
@@ -60,7 +60,14 @@ export function compare(evaluation: Evaluation, others: readonly Other[]): Compa
       const ofType = rows.filter((row) => row.type === type)
       if (ofType.length < 2) return []
       const missing = ofType.filter((row) => row.score === null).map((row) => row.name)
-      return [{ label: `mean of ${ofType.length} ${type}`, score: percent(mean), others: others.map((_, i) => meanOrNull(ofType.map((row) => row.others[i]!))), missing }]
+      return [
+        {
+          label: `mean of ${ofType.length} ${type}`,
+          score: percent(mean),
+          others: others.map((_, i) => meanOrNull(ofType.map((row) => row.others[i]!))),
+          missing,
+        },
+      ]
     })
     return { rows, means, others }
   }
@@ -70,7 +77,8 @@ export function compare(evaluation: Evaluation, others: readonly Other[]): Compa
     return { label, score: score!, others: rest, missing }
   }
   const types = Object.keys(benchmark.types) as TaskType[]
-  const missingOf = (type: TaskType): string[] => CMTEB_SETS[benchmark.set].filter((task) => task.type === type && benchmark.missing.includes(task.name)).map((task) => task.name)
+  const missingOf = (type: TaskType): string[] =>
+    CMTEB_SETS[benchmark.set].filter((task) => task.type === type && benchmark.missing.includes(task.name)).map((task) => task.name)
   const means = [
     ...types.map((type) => mean(CMTEB_TYPES[type].displayName, (averages) => averages.types[type], missingOf(type))),
     mean(`Mean(Task) of ${benchmark.set}, ${benchmark.tasks} tasks`, (averages) => averages.meanTask, benchmark.missing),

@@ -1,4 +1,4 @@
-import type { Evaluation } from '../eval/evaluate.js'
+import type { Evaluation } from '../eval/evaluation.js'
 import { compare, type MeanRow, type Other } from './comparison.js'
 
 /**
@@ -7,14 +7,25 @@ import { compare, type MeanRow, type Other } from './comparison.js'
  */
 export function textTable(evaluation: Evaluation, others: readonly Other[] = []): string {
   const { rows, means } = compare(evaluation, others)
-  const beside = (score: number | null, values: readonly (number | null)[]): string[] => values.flatMap((value) => [number(value), difference(score, value)])
+  const beside = (score: number | null, values: readonly (number | null)[]): string[] =>
+    values.flatMap((value) => [number(value), difference(score, value)])
   const lines = [
     ...(others.length === 0 ? [] : [['', '', 'score', ...others.flatMap(({ name }) => [shorten(name), 'diff'])]]),
-    ...rows.map((row) => [`${row.type}/${row.name}`, row.metric, row.score === null ? 'failed' : number(row.score), ...beside(row.score, row.others)]),
+    ...rows.map((row) => [
+      `${row.type}/${row.name}`,
+      row.metric,
+      row.score === null ? 'failed' : number(row.score),
+      ...beside(row.score, row.others),
+    ]),
     ...means.map((mean) => [mean.label, '', mean.score === null ? 'none' : number(mean.score), ...beside(mean.score, mean.others)]),
   ]
   const widths = lines[0]!.map((_, column) => Math.max(...lines.map((line) => line[column]!.length), column === 2 ? 6 : 0))
-  const text = lines.map((line) => line.map((cell, column) => (column < 2 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!))).join('  ').trimEnd())
+  const text = lines.map((line) =>
+    line
+      .map((cell, column) => (column < 2 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!)))
+      .join('  ')
+      .trimEnd(),
+  )
   return `${[...text, ...footnotes(evaluation, means, others)].join('\n')}\n`
 }
 
