@@ -182,7 +182,11 @@ export interface Device {
   /** Exact inner-product top-k; indices into p plus firstIndex; ties by smaller index; `into` merges with an earlier result. Empty slots: -1. */
   topK(q: Tensor, p: Tensor, k: number, options?: { firstIndex?: number; into?: TopK }): Promise<TopK>
   /** Side door for op specs and microbenchmarks only. */
-  op(name: string, inputs: Record<string, Float32Array | Int32Array | Uint32Array | BigUint64Array>, attributes: Record<string, number>): Promise<Record<string, Float32Array | Int32Array>>
+  op(
+    name: string,
+    inputs: Record<string, Float32Array | Int32Array | Uint32Array | BigUint64Array>,
+    attributes: Record<string, number>,
+  ): Promise<Record<string, Float32Array | Int32Array>>
 }
 
 export interface AdamWOptions {
@@ -219,13 +223,19 @@ function loadAddon(): Addon {
   const napi = Number(process.versions.napi)
   if (!(napi >= 8)) {
     // A binary built for a newer Node-API crashes instead of throwing, so this is asked before the file is opened.
-    throw new BgeError('ERR_BGE_NO_BINARY', `Node-API 8 is needed (Node 20.19 or newer), but this is Node ${process.version} with Node-API ${napi}`)
+    throw new BgeError(
+      'ERR_BGE_NO_BINARY',
+      `Node-API 8 is needed (Node 20.19 or newer), but this is Node ${process.version} with Node-API ${napi}`,
+    )
   }
   const root = fileURLToPath(new URL('..', import.meta.url))
   const require = createRequire(import.meta.url)
   const libc = process.platform !== 'linux' ? '' : existsSync('/etc/alpine-release') ? '.musl' : '.glibc'
   const tried: string[] = []
-  for (const file of [join(root, 'build/Release/bge.node'), join(root, `prebuilds/${process.platform}-${process.arch}/bge-forge${libc}.node`)]) {
+  for (const file of [
+    join(root, 'build/Release/bge.node'),
+    join(root, `prebuilds/${process.platform}-${process.arch}/bge-forge${libc}.node`),
+  ]) {
     if (!existsSync(file)) {
       tried.push(`${file}: not there`)
       continue
@@ -257,7 +267,10 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
     throw new BgeError('ERR_BGE_ARGUMENT', `device must be 'auto', 'cpu', 'cuda' or 'cuda:N', but was "${kind}"`)
   }
   if (kind.startsWith('cuda')) {
-    throw new BgeError('ERR_BGE_DEVICE_UNAVAILABLE', `device "${kind}" was asked for, but this version of bge-forge has no CUDA library yet; use 'cpu' or 'auto'`)
+    throw new BgeError(
+      'ERR_BGE_DEVICE_UNAVAILABLE',
+      `device "${kind}" was asked for, but this version of bge-forge has no CUDA library yet; use 'cpu' or 'auto'`,
+    )
   }
   const native = loadAddon()
   return native.openDevice({

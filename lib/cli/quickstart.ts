@@ -50,9 +50,10 @@ async function run({ json, out, seed, device }: QuickstartFlags, signal: AbortSi
   })
   if (json !== undefined) await writeFileAtomic(resolve(json), JSON.stringify(result.phases, null, 2) + '\n')
   process.stdout.write(table(result))
+  const count = result.corpus.train.length + result.corpus.heldOut.length
   process.stdout.write(`\n${result.model}, loaded again, asked about articles it has never seen:\n`)
-  for (const { question, top, score, expected } of await searchDemo(result.model, result.corpus, 4, device)) {
-    const verdict = top.id === expected.id ? 'right' : `wrong, it is in ${expected.title}`
+  for (const { question, top, score, expected, rank } of await searchDemo(result.model, result.corpus, 4, device)) {
+    const verdict = rank === 1 ? 'right' : `the right one, ${expected.title}, is number ${rank} of ${count}`
     process.stdout.write(`  ${question}\n    ${score.toFixed(3)}  ${top.title}: ${[...top.text].slice(0, 32).join('')}…  (${verdict})\n`)
   }
 }

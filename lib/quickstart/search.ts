@@ -7,8 +7,9 @@ export interface Found {
   readonly question: string
   readonly top: Article
   readonly score: number
-  /** the article that the question was written for */
+  /** the article that the question was written for, and its rank among all articles, from 1 */
   readonly expected: Article
+  readonly rank: number
 }
 
 /** Loads the trained folder again and asks it questions of `count` held-out articles, spread over the topics. */
@@ -23,8 +24,12 @@ export async function searchDemo(directory: string, { train, heldOut }: Corpus, 
       { instruction: 'zh' },
     )
     const index = vectorIndex(model.device, passages.data, model.dims)
-    const { indices, scores } = await index.search(queries.data, 1)
-    return asked.map((expected, i) => ({ question: expected.questions[0]!.q, top: articles[indices[i]!]!, score: scores[i]!, expected }))
+    const { indices, scores } = await index.search(queries.data, articles.length)
+    return asked.map((expected, i) => {
+      const first = i * articles.length
+      const ranked = Array.from(indices.subarray(first, first + articles.length), (n) => articles[n]!)
+      return { question: expected.questions[0]!.q, top: ranked[0]!, score: scores[first]!, expected, rank: ranked.indexOf(expected) + 1 }
+    })
   } finally {
     model.dispose()
   }

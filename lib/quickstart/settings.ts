@@ -16,8 +16,8 @@ export function modelConfig(vocab: number): ModelConfig {
  */
 export const settings: Readonly<Record<StageName, Partial<TrainConfig>>> = {
   pretrain: { epochs: 6, batchSize: 16, learningRate: 1e-3, maxLength: 64, saveEvery: 0 },
-  contrastive: { epochs: 1, batchSize: 32, learningRate: 1e-3, temperature: 0.05, queryMaxLength: 64, passageMaxLength: 256, saveEvery: 0 },
-  finetune: { epochs: 4, batchSize: 32, learningRate: 3e-4, temperature: 0.05, queryMaxLength: 64, passageMaxLength: 256, saveEvery: 0 },
+  contrastive: { epochs: 2, batchSize: 32, learningRate: 1e-3, temperature: 0.05, queryMaxLength: 64, passageMaxLength: 256, saveEvery: 0 },
+  finetune: { epochs: 4, batchSize: 32, learningRate: 1e-4, temperature: 0.05, queryMaxLength: 64, passageMaxLength: 256, saveEvery: 0 },
 }
 
 /** Hard negatives: the pool has some hundred passages, so the range starts and ends early. */
