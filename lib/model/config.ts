@@ -79,7 +79,6 @@ export function parseConfig(json: unknown, where: string): ModelConfig {
   const hidden = count('hidden_size', LIMITS.hidden)
   const heads = count('num_attention_heads', LIMITS.heads)
   if (hidden % heads !== 0) throw fail('num_attention_heads', `a divisor of hidden_size ${hidden}`, heads)
-  if ((hidden / heads) % 8 !== 0) throw fail('hidden_size', `num_attention_heads ${heads} times a multiple of 8`, hidden)
   const probability = (x: number): boolean => x >= 0 && x < 1
   return {
     layers: count('num_hidden_layers', LIMITS.layers),

@@ -110,9 +110,8 @@ ModelConfig modelConfig(Napi::Value v) {
   c.pooling = pooling == "cls" ? Pooling::cls : Pooling::mean;
   if (!o.Get("normalize").IsBoolean()) fail(o.Get("normalize"), "config.normalize", "true or false");
   c.normalize = o.Get("normalize").As<Napi::Boolean>().Value();
-  if (c.hidden % c.heads != 0 || c.headSize() % 8 != 0) {
-    shapeError(v.Env(), "config.hidden must be heads times a head size that is a multiple of 8, but was " + std::to_string(c.hidden) + " with " +
-                            std::to_string(c.heads) + " heads");
+  if (c.hidden % c.heads != 0) {
+    shapeError(v.Env(), "config.hidden must be a multiple of config.heads (" + std::to_string(c.heads) + "), but was " + std::to_string(c.hidden));
   }
   return c;
 }

@@ -167,6 +167,8 @@ const CASES: readonly OpCase[] = [
   // dQ and dK of a sequence of one are exactly 0; the other sequence gives them a scale.
   { attributes: { heads: 1, headSize: 8, lse: 1 }, lengths: [1, 2] },
   { attributes: { heads: 3, headSize: 8, lse: 1, pad: 3 }, lengths: [7, 1, 3, 17] },
+  { attributes: { heads: 3, headSize: 26, lse: 1 }, lengths: [19, 2, 66] },
+  { attributes: { heads: 2, headSize: 5, lse: 1, p: 0.1, seed: 9, step: 1, layer: 1, site: 1, pad: 2 }, lengths: [33, 7], data: 'mask' },
   { attributes: { heads: 2, headSize: 40, lse: 1 }, lengths: [59, 33, 65], data: 'large' },
   { attributes: { heads: 2, headSize: 64, lse: 1, pad: 128 }, lengths: [113], data: 'mask' },
   { attributes: { heads: 1, headSize: 24, lse: 1 }, lengths: [1, 3, 203], data: 'mask pruned' },
