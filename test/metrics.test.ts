@@ -8,13 +8,13 @@ import {
   mapAt,
   mrrAt,
   ndcgAt,
-  pairedCosine,
   pearson,
   precisionAt,
   rankHits,
   recallAt,
   spearman,
 } from '../lib/eval/metrics.js'
+import { SIMILARITIES } from '../lib/eval/numeric/pair_metrics.js'
 
 interface Fixture {
   correlations: { x: number[]; y: number[]; ranks: number[]; pearson: number; spearman: number }[]
@@ -36,7 +36,7 @@ describe('against scipy and scikit-learn', () => {
   test.each(fixture.averagePrecisions)('average precision %#', ({ relevant, scores, ap }) => close(averagePrecision(relevant, scores), ap))
   test.each(fixture.cosines)('paired cosine %#', ({ x, y, cosine }) => {
     // One unit of float32 at 1: only the order of summation differs.
-    expect(Math.abs(pairedCosine(Float32Array.from(x), Float32Array.from(y)) - cosine)).toBeLessThanOrEqual(2 ** -23)
+    expect(Math.abs(SIMILARITIES.cosine.of(Float32Array.from(x), Float32Array.from(y)) - cosine)).toBeLessThanOrEqual(2 ** -23)
   })
 })
 
@@ -94,6 +94,6 @@ describe('by hand', () => {
     expect(pearson([1], [1])).toBeNaN()
   })
   test('cosine of a zero vector with a unit vector is 1 - 0.5, as scikit-learn says', () => {
-    expect(pairedCosine(Float32Array.of(0, 0), Float32Array.of(0, 2))).toBe(0.5)
+    expect(SIMILARITIES.cosine.of(Float32Array.of(0, 0), Float32Array.of(0, 2))).toBe(0.5)
   })
 })

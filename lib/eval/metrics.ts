@@ -152,26 +152,3 @@ function mean(values: ArrayLike<number>): number {
   for (let i = 0; i < values.length; i++) sum += values[i]!
   return sum / values.length
 }
-
-/**
- * 1 - sklearn.metrics.pairwise.paired_cosine_distances of two vectors: both are L2-normalised in float32 (a zero vector stays zero), then
- * 1 - 0.5 * |x - y|^2. Not the dot product: the two differ in the last bits, which decides ties of Spearman's ranks.
- * @param x (D) @param y (D)
- */
-export function pairedCosine(x: Float32Array, y: Float32Array): number {
-  const nx = norm(x)
-  const ny = norm(y)
-  let sum = 0
-  for (let i = 0; i < x.length; i++) {
-    const difference = Math.fround(Math.fround(x[i]! / nx) - Math.fround(y[i]! / ny))
-    sum += difference * difference
-  }
-  return Math.fround(1 - Math.fround(0.5 * Math.fround(sum)))
-}
-
-/** float32 L2 norm, 1 for the zero vector (so that dividing by it leaves zeros). */
-function norm(x: Float32Array): number {
-  let sum = 0
-  for (const value of x) sum += value * value
-  return Math.fround(Math.sqrt(Math.fround(sum))) || 1
-}

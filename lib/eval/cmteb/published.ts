@@ -81,18 +81,6 @@ export const PUBLISHED: readonly PublishedScores[] = MODELS.map((model, i) => ({
   source: SOURCE,
 }))
 
-/**
- * Averages of the paper's 35 tasks x100 as the README of C_MTEB prints them (pair tasks by cosine AP). Its "Avg" of the v1 models equals the
- * mean over 31 tasks; scores per task of the 4 further ones are not published there.
- */
-// biome-ignore format: a table
-export const PUBLISHED_PAPER: Readonly<Record<string, Readonly<Record<string, number>>>> = {
-  'BAAI/bge-large-zh-v1.5': { avg: 64.53, retrieval: 70.46, sts: 56.25, pairClassification: 81.6, classification: 69.13, reranking: 65.84, clustering: 48.99 },
-  'BAAI/bge-base-zh-v1.5': { avg: 63.13, retrieval: 69.49, sts: 53.72, pairClassification: 79.75, classification: 68.07, reranking: 65.39, clustering: 47.53 },
-  'BAAI/bge-small-zh-v1.5': { avg: 57.82, retrieval: 61.77, sts: 49.11, pairClassification: 70.41, classification: 63.96, reranking: 60.92, clustering: 44.18 },
-  'BAAI/bge-large-zh': { avg: 64.2, retrieval: 71.53, sts: 54.98, pairClassification: 78.94, classification: 68.32, reranking: 65.11, clustering: 48.39 },
-}
-
 /** The published scores of a model by its name, with or without the organisation; undefined where there are none. */
 export function publishedScores(model: string): PublishedScores | undefined {
   return PUBLISHED.find((scores) => scores.model === model || scores.model.endsWith(`/${model}`))
