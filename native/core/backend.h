@@ -1,7 +1,9 @@
 // THE CONTRACT OF A DEVICE. Everything the model code may ask of a device is on this page; CPU and CUDA implement all of it.
 //
-// Rules. Outputs come first. Every pointer is device memory unless its name ends in `Host`. All math is fp32 with fp32 (or wider)
-// accumulation. Results are deterministic: fixed reduction order, independent of the number of threads and, per output row, of how
+// Rules. Outputs come first. Every pointer is device memory unless its name ends in `Host`. Accumulation, statistics and reductions are
+// fp32 or wider. Hidden states and their gradients are stored as activation() says (cpu: f32, cuda: bf16); parameters, their gradients,
+// statistics, embedding tables, embeddings, scores, logits and everything JavaScript sees are f32. Where an op takes a matrix of either
+// type, it says so. Results are deterministic: fixed reduction order, independent of the number of threads and, per output row, of how
 // many other rows are in the call (so an embedding does not depend on its micro-batch). No operation allocates device memory except
 // through workspace(). "Accumulates" means `+=`. Calls are issued from one thread, in order; a device may run them asynchronously,
 // download() and synchronize() wait. Shapes have been checked by bindings/ before a call arrives here.
@@ -15,6 +17,11 @@
 #include "tensor.h"
 
 namespace bge {
+
+// An uninitialised (rows, cols) matrix in `arena`.
+inline Matrix takeMatrix(Arena& arena, DType type, int64_t rows, int64_t cols) {
+  return {arena.bytes(static_cast<size_t>(rows * cols * sizeOf(type))), type, rows, cols, cols};
+}
 
 // A weight of a linear layer, (out, in) row-major as Hugging Face stores it: y = x W^T + b.
 // `version` changes whenever the values change; a device may cache a packed copy per (data, version). 0: never cache.
@@ -133,10 +140,14 @@ class Backend {
   virtual void copy(void* to, const void* from, size_t bytes) = 0;
   virtual void zero(void* p, size_t bytes) = 0;
   virtual void synchronize() = 0;
+  virtual DType activation() const = 0;         // storage type of hidden states and their gradients: f32 or bf16
   virtual Arena& workspace() = 0;               // bump allocator over device memory; ops and model code mark()/reset() it
   virtual void forget(const float* weight) = 0; // drop cached packings of a weight about to be released
 
   // -- linear algebra -----------------------------------------------------------------------------------------------------------
+  // out (R, C) = x, from f32 or activation() to f32 or activation(), rounded to nearest even.
+  virtual void convert(Matrix out, Matrix x) = 0;
+  // In linear*, x, dX, dOut and out may each be f32 or activation(), whatever the others are; preActivation and gelu are activation().
   // out (R, O) = act(x (R, I) W^T + bias). bias may be null. preActivation, if not null: (R, O), the value before the activation.
   virtual void linear(Matrix out, Matrix x, Weight w, const float* bias, Activation act, Matrix* preActivation) = 0;
   // dX (R, I) = dOut (R, O) W, or += when accumulate. gelu, if not null: (R, I), the pre-activation of the layer below:
@@ -175,6 +186,7 @@ class Backend {
   // dSum when dropout.p == 0; dX.data null: not wanted). dGamma, dBeta accumulate. dOut may be the same memory as dSum or as dX.
   virtual void addLayerNormBackward(Matrix dSum, Matrix dX, float* dGamma, float* dBeta, Matrix dOut, Matrix sum, const float* mean,
                                     const float* rstd, const float* gamma, const Rows& rows, const Dropout& dropout) = 0;
+  // gatherRows, scatterRows, add: each matrix is f32 or activation(), whatever the other is.
   virtual void gatherRows(Matrix out, Matrix x, const int32_t* index, int64_t count) = 0;                     // out[r] = x[index[r]]
   virtual void scatterRows(Matrix out, const int32_t* index, int64_t count, Matrix x, bool accumulate) = 0;   // out[index[r]] (+)= x[r], unique index
   virtual void add(Matrix out, Matrix x, float alpha) = 0;                                                    // out += alpha x
@@ -182,8 +194,8 @@ class Backend {
   virtual void crossEntropy(CrossEntropyResult* result, Matrix logits, const int32_t* labels, float scale) = 0;
 
   // -- embeddings and objectives ----------------------------------------------------------------------------------------------------
-  virtual void meanPool(Matrix out, Matrix x, const Packed& batch) = 0;                   // out (N, C) = mean of a sequence's rows
-  virtual void meanPoolBackward(Matrix dX, Matrix dOut, const Packed& batch) = 0;         // overwrites dX (T, C)
+  virtual void meanPool(Matrix out, Matrix x, const Packed& batch) = 0;                   // out (N, C) f32 = mean of a sequence's rows
+  virtual void meanPoolBackward(Matrix dX, Matrix dOut, const Packed& batch) = 0;         // overwrites dX (T, C); dOut (N, C) f32
   // out = x / max(|x|, 1e-12) per row; norm (R) = |x|.
   virtual void normalize(Matrix out, float* norm, Matrix x) = 0;
   virtual void normalizeBackward(Matrix dX, Matrix dOut, Matrix out, const float* norm) = 0;  // overwrites; dX may be dOut

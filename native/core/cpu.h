@@ -29,9 +29,11 @@ class CpuBackend final : public Backend {
   void copy(void* to, const void* from, size_t bytes) override;
   void zero(void* p, size_t bytes) override;
   void synchronize() override {}
+  DType activation() const override { return DType::f32; }
   Arena& workspace() override { return workspace_; }
   void forget(const float* weight) override;
 
+  void convert(Matrix out, Matrix x) override;
   void linear(Matrix out, Matrix x, Weight w, const float* bias, Activation act, Matrix* preActivation) override;
   void linearBackwardInput(Matrix dX, Matrix dOut, Weight w, bool accumulate, const Matrix* gelu) override;
   void linearBackwardWeight(float* dW, float* dBias, Matrix dOut, Matrix x) override;

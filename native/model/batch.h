@@ -55,6 +55,12 @@ template <class T> T* uploadTo(Backend& backend, Arena& arena, const std::vector
   return device;
 }
 
+inline void zero(Backend& backend, Matrix m) {
+  const size_t row = static_cast<size_t>(m.cols * sizeOf(m.type));
+  if (m.stride == m.cols) return backend.zero(m.data, static_cast<size_t>(m.rows) * row);
+  for (int64_t r = 0; r < m.rows; ++r) backend.zero(m.slice(r, 1).data, row);
+}
+
 // Throws ERR_BGE_SHAPE or ERR_BGE_ARGUMENT for a batch that does not fit the model: no sequence, an empty or too long one, an id outside
 // the vocabulary, rows that are not ascending.
 void checkBatch(const TokenBatch& batch, const ModelConfig& config);

@@ -72,7 +72,8 @@ struct Encoder::Saved {
     for (int32_t l = 0; l < config.layers; ++l) layers.emplace_back(e.parameters, "encoder.layer." + std::to_string(l) + ".", config);
   }
 
-  Matrix matrix(Arena& a, int64_t rows, int64_t cols) const { return {a.take<float>(rows * cols), rows, cols}; }
+  Matrix hiddenMatrix(Arena& a, int64_t rows) const { return takeMatrix(a, backend.activation(), rows, config.hidden); }
+  Matrix embeddingMatrix(Arena& a, int64_t rows) const { return takeMatrix(a, DType::f32, rows, config.hidden); }
   LayerCall call(const DeviceBatch& b, const RowSelection* pruned, const DropoutPlan& plan, int32_t l) const {
     return {pruned ? pruned->packed : b.packed, b.packed, pruned ? pruned->rows : b.all, nullptr, plan, static_cast<uint32_t>(l)};
   }
@@ -83,8 +84,8 @@ struct Encoder::Saved {
 
 // Embeddings and all layers: the last hidden states (T, C), or of `rows` only, (R, C).
 Matrix Encoder::Saved::run(Arena& a, const DeviceBatch& b, const RowSelection* rows, const DropoutPlan& plan, bool keep) {
-  const int64_t T = b.all.count, C = config.hidden;
-  Matrix x = matrix(a, T, C);
+  const int64_t T = b.all.count;
+  Matrix x = hiddenMatrix(a, T);
   if (keep) {
     mean = a.take<float>(T);
     rstd = a.take<float>(T);
@@ -96,12 +97,14 @@ Matrix Encoder::Saved::run(Arena& a, const DeviceBatch& b, const RowSelection* r
     const int64_t R = pruned ? pruned->count() : T;
     Matrix queries = x, out = x;  // in inference a layer writes its output over its input
     if (pruned) {
-      queries = matrix(a, R, C);
+      queries = hiddenMatrix(a, R);
       backend.gatherRows(queries, x, pruned->index, R);
     }
-    if (pruned || keep) out = matrix(a, R, C);
+    if (pruned || keep) out = hiddenMatrix(a, R);
     const Arena::Mark unused = a.mark();
-    LayerActivations layer = keep ? LayerActivations::kept(a, config, R, T, !pruned) : LayerActivations::scratch(a, config, R, T, !pruned);
+    const DType type = backend.activation();
+    LayerActivations layer =
+        keep ? LayerActivations::kept(a, type, config, R, T, !pruned) : LayerActivations::scratch(a, type, config, R, T, !pruned);
     layer.queryInput = queries;
     layer.keyInput = x;
     layers[l].forward(out, layer, call(b, pruned, plan, l));
@@ -150,7 +153,7 @@ void Encoder::embed(Matrix out, const TokenBatch& host, const std::optional<Drop
     clsAt = uploadTo(backend_, arena, indicesIn(cls, cls));
   }
   const Matrix last = saved_->run(arena, batch, selected ? &*selected : nullptr, DropoutPlan(config, key), false);
-  saved_->pool(out, saved_->matrix(arena, N, config.hidden), arena.take<float>(N), last, batch, clsAt);
+  saved_->pool(out, saved_->embeddingMatrix(arena, N), arena.take<float>(N), last, batch, clsAt);
 }
 
 void Encoder::forward(Matrix hidden, Matrix cls, Matrix embeddings, const TokenBatch& host, const std::optional<DropoutKey>& key) {
@@ -193,7 +196,7 @@ void Encoder::forward(Matrix hidden, Matrix cls, Matrix embeddings, const TokenB
     if (s.hasHidden) backend_.gatherRows(hidden, last, s.hiddenAtDevice, R);
     if (s.hasCls) backend_.gatherRows(cls, last, s.clsAtDevice, N);
     if (s.hasEmbeddings) {
-      s.pooled = s.matrix(s.arena, N, C);
+      s.pooled = s.embeddingMatrix(s.arena, N);
       s.norm = s.arena.take<float>(N);
       s.pool(embeddings, s.pooled, s.norm, last, *s.batch, s.clsAtDevice);
     }
@@ -221,13 +224,13 @@ void Encoder::backward(Matrix dHidden, Matrix dCls, Matrix dEmbeddings) {
   Backend& b = backend_;
   Arena& arena = b.workspace();
   Arena::Scope scope(arena);
-  Matrix d = s.matrix(arena, s.selected ? s.selected->count() : T, C);  // gradient of the last layer's output, then of each layer's input
-  b.zero(d.data, static_cast<size_t>(d.rows * C) * sizeof(float));
+  Matrix d = s.hiddenMatrix(arena, s.selected ? s.selected->count() : T);  // gradient of the last layer's output, then of each layer's input
+  zero(b, d);
   if (dEmbeddings.data) {
     Matrix dPooled = dEmbeddings;
     if (config.normalize) {
-      const Matrix normalized = s.matrix(arena, N, C);
-      dPooled = s.matrix(arena, N, C);
+      const Matrix normalized = s.embeddingMatrix(arena, N);
+      dPooled = s.embeddingMatrix(arena, N);
       b.normalize(normalized, s.norm, s.pooled);
       b.normalizeBackward(dPooled, dEmbeddings, normalized, s.norm);
     }
@@ -239,7 +242,7 @@ void Encoder::backward(Matrix dHidden, Matrix dCls, Matrix dEmbeddings) {
 
   for (int32_t l = config.layers - 1; l >= 0; --l) {
     const RowSelection* pruned = l + 1 == config.layers && s.selected ? &*s.selected : nullptr;
-    const Matrix dKeys = pruned ? s.matrix(arena, T, C) : Matrix();
+    const Matrix dKeys = pruned ? s.hiddenMatrix(arena, T) : Matrix();
     s.layers[l].backward(d, dKeys, s.activations[l], s.call(*s.batch, pruned, s.dropout, l));
     if (pruned) {
       b.scatterRows(dKeys, pruned->index, pruned->count(), d, true);

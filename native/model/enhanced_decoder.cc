@@ -53,17 +53,15 @@ HeadResult EnhancedDecoder::step(Matrix dCls, Matrix cls, const DecoderBatch& ho
     labels.push_back(host.labels[t]);
     choices.push_back(host.maskChoice[t]);
   }
-  const auto zero = [&](Matrix m) {
-    for (int64_t r = 0; r < m.rows; ++r) backend_.zero(m.row(r), static_cast<size_t>(C) * sizeof(float));
-  };
   if (labelled.empty()) {
-    if (dCls.data) zero(dCls);
+    if (dCls.data) zero(backend_, dCls);
     return {};
   }
 
   Arena& arena = backend_.workspace();
   Arena::Scope scope(arena);
-  const auto matrix = [&](int64_t rows, int64_t cols) { return Matrix(arena.take<float>(rows * cols), rows, cols); };
+  const auto hiddenMatrix = [&](int64_t rows) { return takeMatrix(arena, backend_.activation(), rows, C); };
+  const auto clsMatrix = [&](int64_t rows) { return takeMatrix(arena, DType::f32, rows, C); };
   const DeviceBatch batch(backend_, tokens);
   const RowSelection selected(backend_, arena, tokens, batch.all, std::move(labelled));
   const int64_t R = selected.count();
@@ -71,47 +69,47 @@ HeadResult EnhancedDecoder::step(Matrix dCls, Matrix cls, const DecoderBatch& ho
   const DropoutPlan dropout(c, key);
   const EmbeddingLayer embeddings(encoder.parameters, c);
   const TransformerLayer layer(parameters, "c_head.", c);
-  LayerActivations a = LayerActivations::kept(arena, c, R, T, false);
+  LayerActivations a = LayerActivations::kept(arena, backend_.activation(), c, R, T, false);
 
   // Keys and values: [cls, embeddings of the clean text]. The CLS slot is the raw vector, without position or LayerNorm.
   const Dropout keyDropout = dropout.at(kDecoderKeyLayer, kEmbeddingSite), queryDropout = dropout.at(kDecoderQueryLayer, kEmbeddingSite);
-  a.keyInput = matrix(T, C);
+  a.keyInput = hiddenMatrix(T);
   float *keyMean = arena.take<float>(T), *keyRstd = arena.take<float>(T);
   embeddings.forward(a.keyInput, keyMean, keyRstd, embeddings.wordTable(), batch.ids, batch.all, keyDropout);
   backend_.scatterRows(a.keyInput, firsts, N, cls, false);
   // Queries: the CLS vector at every position, LN(cls + type + position).
-  Matrix table = cls;  // (N, C), dense
+  Matrix table = cls;  // (N, C), dense, f32 like every embedding table
   if (cls.stride != C) {
     std::vector<int32_t> identity(static_cast<size_t>(N));
     for (int32_t n = 0; n < N; ++n) identity[n] = n;
-    table = matrix(N, C);
+    table = clsMatrix(N);
     backend_.gatherRows(table, cls, uploadTo(backend_, arena, identity), N);
   }
-  a.queryInput = matrix(R, C);
+  a.queryInput = hiddenMatrix(R);
   float *queryMean = arena.take<float>(R), *queryRstd = arena.take<float>(R);
-  embeddings.forward(a.queryInput, queryMean, queryRstd, table.data, selected.rows.sequence, selected.rows, queryDropout);
+  embeddings.forward(a.queryInput, queryMean, queryRstd, table.as<float>(), selected.rows.sequence, selected.rows, queryDropout);
 
   PositionMask mask;
   mask.bits = uploadTo(backend_, arena, host.maskBits);
   mask.words = (batch.packed.maxLength + 63) / 64;
   mask.choice = uploadTo(backend_, arena, choices);
   const LayerCall call{selected.packed, batch.packed, selected.rows, &mask, dropout, kDecoderLayer};
-  const Matrix hidden = matrix(R, C);
+  const Matrix hidden = hiddenMatrix(R);
   layer.forward(hidden, a, call);
 
-  const Matrix d = dCls.data ? matrix(R, C) : Matrix();
+  const Matrix d = dCls.data ? hiddenMatrix(R) : Matrix();
   const HeadResult result = head.step(d, hidden, labels, scale);
   if (!dCls.data) return result;
 
-  const Matrix dKeys = matrix(T, C), dTable = matrix(N, C), dSlots = matrix(N, C);
+  const Matrix dKeys = hiddenMatrix(T), dTable = clsMatrix(N), dSlots = clsMatrix(N);
   layer.backward(d, dKeys, a, call);
-  zero(dTable);
-  embeddings.backward(dTable.data, d, queryMean, queryRstd, table.data, N, selected.rows.sequence, -1, selected.rows, queryDropout);
+  zero(backend_, dTable);
+  embeddings.backward(dTable.as<float>(), d, queryMean, queryRstd, table.as<float>(), N, selected.rows.sequence, -1, selected.rows, queryDropout);
   backend_.gatherRows(dSlots, dKeys, firsts, N);
-  zero(dCls);
+  zero(backend_, dCls);
   backend_.add(dCls, dTable, 1);
   backend_.add(dCls, dSlots, 1);
-  zero(dSlots);
+  zero(backend_, dSlots);
   backend_.scatterRows(dKeys, firsts, N, dSlots, false);  // the text's first tokens were replaced: nothing flows to them
   embeddings.backward(embeddings.wordGradient(), dKeys, keyMean, keyRstd, embeddings.wordTable(), c.vocab, batch.ids, kPaddingId, batch.all,
                       keyDropout);

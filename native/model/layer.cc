@@ -36,9 +36,10 @@ void EmbeddingLayer::backward(float* dTable, Matrix dOut, const float* mean, con
 
 // -- activations ----------------------------------------------------------------------------------------------------------------------
 
-LayerActivations LayerActivations::kept(Arena& arena, const ModelConfig& c, int64_t queries, int64_t keys, bool joint) {
+LayerActivations LayerActivations::kept(Arena& arena, DType type, const ModelConfig& c, int64_t queries, int64_t keys,
+                                        bool joint) {
   const int64_t R = queries, T = keys, C = c.hidden, F = c.intermediate;
-  const auto matrix = [&](int64_t rows, int64_t cols) { return Matrix(arena.take<float>(rows * cols), rows, cols); };
+  const auto matrix = [&](int64_t rows, int64_t cols) { return takeMatrix(arena, type, rows, cols); };
   LayerActivations a;
   a.joint = joint;
   if (joint) {
@@ -66,28 +67,30 @@ LayerActivations LayerActivations::kept(Arena& arena, const ModelConfig& c, int6
   return a;
 }
 
-LayerActivations LayerActivations::scratch(Arena& arena, const ModelConfig& c, int64_t queries, int64_t keys, bool joint) {
+LayerActivations LayerActivations::scratch(Arena& arena, DType type, const ModelConfig& c, int64_t queries, int64_t keys,
+                                           bool joint) {
   const int64_t R = queries, T = keys, C = c.hidden, F = c.intermediate;
-  float* memory = arena.take<float>((R + 2 * T) * C);
+  const Matrix memory = takeMatrix(arena, type, R + 2 * T, C);
+  const auto wide = [&](int64_t columns) { return Matrix(memory.data, type, T, columns, columns); };
   LayerActivations a;
   a.joint = joint;
   if (joint) {
-    const Matrix qkv(memory, T, 3 * C);
+    const Matrix qkv = wide(3 * C);
     a.query = qkv.columns(0, C);
     a.key = qkv.columns(C, C);
     a.value = qkv.columns(2 * C, C);
   } else {
-    const Matrix kv(memory, T, 2 * C);
-    a.query = Matrix(memory + 2 * T * C, R, C);
+    const Matrix kv = wide(2 * C);
+    a.query = memory.slice(2 * T, R);
     a.key = kv.columns(0, C);
     a.value = kv.columns(C, C);
   }
-  a.context = Matrix(arena.take<float>(R * C), R, C);
+  a.context = takeMatrix(arena, type, R, C);
   // The projections are dead once `context` is there; R <= T, so the three (R, C) results that follow fit in their memory.
-  a.attentionSum = Matrix(memory, R, C);
-  a.attentionOut = Matrix(memory + R * C, R, C);
-  a.outputSum = Matrix(memory + 2 * R * C, R, C);
-  a.gelu = Matrix(arena.take<float>(R * F), R, F);
+  a.attentionSum = memory.slice(0, R);
+  a.attentionOut = memory.slice(R, R);
+  a.outputSum = memory.slice(2 * R, R);
+  a.gelu = takeMatrix(arena, type, R, F);
   return a;
 }
 
@@ -132,11 +135,11 @@ void TransformerLayer::forward(Matrix out, LayerActivations& a, const LayerCall&
   Backend& b = p_.backend;
   const int64_t T = a.keyInput.rows;
   if (a.joint) {
-    const Matrix qkv(a.query.data, T, 3 * C_);
+    const Matrix qkv(a.query.data, a.query.type, T, 3 * C_, a.query.stride);
     b.linear(qkv, a.keyInput, weight(qkv_, 3 * C_, C_), value(qkvBias_), Activation::none, nullptr);
   } else {
     b.linear(a.query, a.queryInput, weight(qkv_, C_, C_), value(qkvBias_), Activation::none, nullptr);
-    const Matrix kv(a.key.data, T, 2 * C_);
+    const Matrix kv(a.key.data, a.key.type, T, 2 * C_, a.key.stride);
     b.linear(kv, a.keyInput, weight(qkv_ + C_ * C_, 2 * C_, C_), value(qkvBias_ + C_), Activation::none, nullptr);
   }
   b.attention(a.context, a.lse, attention(a, call));
@@ -154,7 +157,7 @@ void TransformerLayer::backward(Matrix d, Matrix dKeyInput, const LayerActivatio
   Backend& b = p_.backend;
   Arena::Scope scope(b.workspace());
   const int64_t R = d.rows, T = a.keyInput.rows;
-  const auto matrix = [&](int64_t rows, int64_t cols) { return Matrix(b.workspace().take<float>(rows * cols), rows, cols); };
+  const auto matrix = [&](int64_t rows, int64_t cols) { return takeMatrix(b.workspace(), b.activation(), rows, cols); };
   // `d` is in turn the gradient of the output, of outputSum, of attentionOut, of attentionSum and of queryInput: the residual path.
   // `branch` is the gradient of what the residual was added to; without dropout that is `d` itself.
   const Matrix branch = call.dropout.hidden > 0 ? matrix(R, C_) : d;

@@ -58,9 +58,9 @@ struct LayerActivations {
   Matrix outputSum;             // (R, C) before the LayerNorm
   float *outputMean = nullptr, *outputRstd = nullptr;        // (R)
 
-  static LayerActivations kept(Arena& arena, const ModelConfig& c, int64_t queries, int64_t keys, bool joint);
+  static LayerActivations kept(Arena& arena, DType type, const ModelConfig& c, int64_t queries, int64_t keys, bool joint);
   // Inference: no statistics, memory is used twice. The layer's output may be written over its query input.
-  static LayerActivations scratch(Arena& arena, const ModelConfig& c, int64_t queries, int64_t keys, bool joint);
+  static LayerActivations scratch(Arena& arena, DType type, const ModelConfig& c, int64_t queries, int64_t keys, bool joint);
 };
 
 struct LayerCall {

@@ -37,7 +37,7 @@ HeadResult MlmHead::step(Matrix dHidden, Matrix hidden, const std::vector<int32_
 
   Arena& arena = b.workspace();
   Arena::Scope scope(arena);
-  const auto matrix = [&](int64_t r, int64_t c) { return Matrix(arena.take<float>(r * c), r, c); };
+  const auto matrix = [&](int64_t r, int64_t c) { return takeMatrix(arena, b.activation(), r, c); };
   const int64_t R = static_cast<int64_t>(rows.size());
   const bool some = R < hidden.rows;  // some rows have no label: the others are gathered, and only they are computed
   const int32_t* index = some ? uploadTo(b, arena, rows) : nullptr;
@@ -67,7 +67,7 @@ HeadResult MlmHead::step(Matrix dHidden, Matrix hidden, const std::vector<int32_
     b.zero(sums, sizeof(CrossEntropyResult));
     const Matrix dT = dHidden.data ? matrix(R, C) : Matrix();
     const int64_t chunk = chunkRows(R, V);
-    const Matrix logits = matrix(chunk, V);
+    const Matrix logits = takeMatrix(arena, DType::f32, chunk, V);
     for (int64_t first = 0; first < R; first += chunk) {
       const int64_t n = std::min(chunk, R - first);
       const Matrix z = logits.slice(0, n);
@@ -91,7 +91,7 @@ HeadResult MlmHead::step(Matrix dHidden, Matrix hidden, const std::vector<int32_
     result = {host.loss, host.correct, host.count};
   }
   if (some && dHidden.data) {
-    for (int64_t r = 0; r < dHidden.rows; ++r) b.zero(dHidden.row(r), static_cast<size_t>(C) * sizeof(float));
+    zero(b, dHidden);
     if (R > 0) b.scatterRows(dHidden, index, R, dH, false);
   }
   return result;

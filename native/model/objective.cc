@@ -113,7 +113,7 @@ ContrastiveResult contrastiveObjective(Backend& backend, Matrix dQ, Matrix dP, M
     pass(backend, results, dQ, dP, q, p, whole);
   } else {
     for (const Matrix& d : {dQ, dP})
-      for (int64_t r = 0; d.data && r < d.rows; ++r) backend.zero(d.row(r), static_cast<size_t>(d.cols) * sizeof(float));
+      if (d.data) zero(backend, d);
     for (size_t i = 0; i < passes; ++i) {
       const int32_t w = options.matryoshka[i];
       Arena::Scope width(arena);

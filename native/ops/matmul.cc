@@ -159,10 +159,10 @@ GemmBlock product(Matrix c, Matrix a, bool transposeA, float alpha, float beta) 
   g.rows = c.rows;
   g.cols = c.cols;
   g.depth = transposeA ? a.rows : a.cols;
-  g.a = a.data;
+  g.a = a.as<float>();
   g.aTransposed = transposeA;
   g.aStride = a.stride;
-  g.c = c.data;
+  g.c = c.as<float>();
   g.cStride = c.stride;
   g.alpha = alpha;
   g.beta = beta;
@@ -212,7 +212,7 @@ void CpuBackend::linear(Matrix out, Matrix x, Weight w, const float* bias, Activ
   g.bias = bias;
   g.gelu = act == Activation::gelu;
   if (preActivation) {
-    g.pre = preActivation->data;
+    g.pre = preActivation->as<float>();
     g.preStride = preActivation->stride;
   }
   multiplyPacked(pool, kernels, g, packed(w, true));
@@ -222,7 +222,7 @@ void CpuBackend::linearBackwardInput(Matrix dX, Matrix dOut, Weight w, bool accu
   Arena::Scope scope(workspace_);
   GemmBlock g = product(dX, dOut, false, 1, accumulate ? 1 : 0);
   if (gelu) {
-    g.geluInput = gelu->data;
+    g.geluInput = gelu->as<float>();
     g.geluStride = gelu->stride;
   }
   multiplyPacked(pool, kernels, g, packed(w, false));

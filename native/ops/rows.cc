@@ -19,6 +19,13 @@ DropoutSite dropoutSite(const Dropout& d) {
   return s;
 }
 
+void CpuBackend::convert(Matrix out, Matrix x) {  // all f32 here: a copy
+  const size_t bytes = static_cast<size_t>(x.cols) * sizeof(float);
+  forRows(pool, x.rows, x.cols, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) std::memcpy(out.row(r), x.row(r), bytes);
+  });
+}
+
 void CpuBackend::gatherRows(Matrix out, Matrix x, const int32_t* index, int64_t count) {
   const size_t bytes = static_cast<size_t>(x.cols) * sizeof(float);
   forRows(pool, count, x.cols, [&](int64_t first, int64_t last) {
