@@ -20,7 +20,7 @@ describe('the references', () => {
     })
     if (spec.kind !== 'gradient') continue
     it(`${spec.name}: central differences prove the gradient`, () => {
-      expect(spec.cases.flatMap((c) => gradientProblems(spec, c).map((problem) => `${titleOf(c)}: ${problem}`))).toEqual([])
+      expect(spec.cases.filter((c) => !c.large).flatMap((c) => gradientProblems(spec, c).map((problem) => `${titleOf(c)}: ${problem}`))).toEqual([])
     })
   }
 
@@ -55,7 +55,7 @@ describe.each(isas)('cpu %s', (isa) => {
       it.each(spec.cases.map((c) => [titleOf(c), c] as const))('%s', async (_, c) => {
         const p = prepare(spec, c)
         const result = await two.op(spec.name, p.inputs, c.attributes)
-        expect(problems(spec, p, result)).toEqual([])
+        expect(problems(spec, c, p, result)).toEqual([])
         expect(difference(result, await two.op(spec.name, p.inputs, c.attributes)), 'a second run').toBeUndefined()
         expect(difference(result, await one.op(spec.name, p.inputs, c.attributes)), 'one thread').toBeUndefined()
       })
@@ -106,7 +106,7 @@ describe.each(isas)('cpu %s', (isa) => {
     const p = prepare(spec, c)
     const result = (await two.op('linear', p.inputs, c.attributes)) as Record<'out' | 'preActivation', Float32Array>
     const out = result.preActivation.map((x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))))
-    expect(problems(spec, p, { ...result, out }).join()).toMatch(/^out\[/)
+    expect(problems(spec, c, p, { ...result, out }).join()).toMatch(/^out\[/)
   })
 
   it('misuse of the side door is refused in a sentence', async () => {
@@ -142,20 +142,20 @@ describe('the harness', () => {
   const right = (): OpResult => Object.fromEntries(Object.entries(p.exact).map(([name, v]) => [name, Float32Array.from(v)]))
 
   it('accepts the rounded truth and refuses one wrong entry, a NaN, zeros, a missing output', () => {
-    expect(problems(spec, p, right())).toEqual([])
+    expect(problems(spec, c, p, right())).toEqual([])
     const { dW, dBias } = right() as Record<'dW' | 'dBias', Float32Array>
-    expect(problems(spec, p, { dBias: dBias!, dW: dW!.map((x, i) => (i === 5 ? x * 1.0001 : x)) })).toHaveLength(1)
-    expect(problems(spec, p, { dBias: dBias!, dW: dW!.map((x, i) => (i === 5 ? Number.NaN : x)) })).toHaveLength(1)
-    expect(problems(spec, p, { dBias: dBias!, dW: dW!.map(() => 0) })).toHaveLength(1)
-    expect(problems(spec, p, { dW: dW! })).toHaveLength(1)
+    expect(problems(spec, c, p, { dBias: dBias!, dW: dW!.map((x, i) => (i === 5 ? x * 1.0001 : x)) })).toHaveLength(1)
+    expect(problems(spec, c, p, { dBias: dBias!, dW: dW!.map((x, i) => (i === 5 ? Number.NaN : x)) })).toHaveLength(1)
+    expect(problems(spec, c, p, { dBias: dBias!, dW: dW!.map(() => 0) })).toHaveLength(1)
+    expect(problems(spec, c, p, { dW: dW! })).toHaveLength(1)
   })
 
   it('refuses a spec whose gradients are all zero', () => {
     const silent: OpSpec = {
       ...spec,
       name: 'silent',
-      inputs: (k, random) => ({
-        ...spec.inputs(k, random),
+      inputs: (k, random, store) => ({
+        ...spec.inputs(k, random, store),
         dBias: new Float32Array(7),
         dW: new Float32Array(119),
         dOut: new Float32Array(21),
@@ -172,9 +172,9 @@ describe('the harness', () => {
       const wrong: OpSpec = {
         ...s,
         name: `${s.name}, wrong`,
-        reference: (inputs, k, round) =>
+        reference: (inputs, k, round, store) =>
           Object.fromEntries(
-            Object.entries(s.reference(inputs, k, round)).map(([name, v]) => [name, outputs.includes(name) ? v.map((x) => 1.001 * x) : v]),
+            Object.entries(s.reference(inputs, k, round, store)).map(([name, v]) => [name, outputs.includes(name) ? v.map((x) => 1.001 * x) : v]),
           ),
       }
       expect(gradientProblems(wrong, s.cases[1]!).length).toBeGreaterThan(0)

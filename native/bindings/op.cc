@@ -55,8 +55,8 @@ OpTensors matmul(OpCall& c) {
   const int64_t m = c.size("rows"), n = c.size("cols"), k = c.size("depth");
   const bool ta = c.flag("transposeA"), tb = c.flag("transposeB");
   const auto alpha = static_cast<float>(c.attribute("alpha", 1)), beta = static_cast<float>(c.attribute("beta", 0));
-  auto a = c.matrix("a", ta ? k : m, ta ? m : k), b = c.matrix("b", tb ? n : k, tb ? k : n);
-  auto y = beta == 0 ? c.out("c", m, n) : c.inOut("c", "c", m, n);
+  auto a = c.plainMatrix("a", ta ? k : m, ta ? m : k), b = c.plainMatrix("b", tb ? n : k, tb ? k : n);
+  auto y = beta == 0 ? c.plainOut("c", m, n) : c.plainInOut("c", "c", m, n);
   return c.run([&] { c.backend.matmul(y, a, ta, b, tb, alpha, beta); });
 }
 
@@ -198,6 +198,12 @@ OpTensors addLayerNormBackward(OpCall& c) {
   return c.run([&] { c.backend.addLayerNormBackward(dSum, dX, dGamma, dBeta, dOut, sum, mean, rstd, gamma, where, drop); });
 }
 
+OpTensors convert(OpCall& c) {
+  const int64_t r = c.size("rows"), w = c.size("cols");
+  auto y = c.out("out", r, w), x = c.matrix("x", r, w);
+  return c.run([&] { c.backend.convert(y, x); });
+}
+
 OpTensors gatherRows(OpCall& c) {
   const int64_t r = c.size("rows"), w = c.size("cols"), n = c.entries("index");
   auto y = c.out("out", n, w), x = c.matrix("x", r, w);
@@ -222,7 +228,7 @@ OpTensors add(OpCall& c) {
 
 OpTensors crossEntropy(OpCall& c) {
   const int64_t r = c.size("rows"), v = c.size("cols");
-  auto logits = c.inOut("logits", "dLogits", r, v);
+  auto logits = c.plainInOut("logits", "dLogits", r, v);
   const int32_t* labels = c.ints("labels", r);
   const auto scale = static_cast<float>(c.attribute("scale", 1));
   auto* result = c.result(CrossEntropyResult{});
@@ -240,20 +246,20 @@ OpTensors crossEntropy(OpCall& c) {
 OpTensors meanPool(OpCall& c) {
   const auto p = packed(c, "offsets");
   const int64_t w = c.size("cols");
-  auto y = c.out("out", p.count, w), x = c.matrix("x", p.rows, w);
+  auto y = c.plainOut("out", p.count, w), x = c.matrix("x", p.rows, w);
   return c.run([&] { c.backend.meanPool(y, x, p); });
 }
 
 OpTensors meanPoolBackward(OpCall& c) {
   const auto p = packed(c, "offsets");
   const int64_t w = c.size("cols");
-  auto dX = c.out("dX", p.rows, w), dOut = c.matrix("dOut", p.count, w);
+  auto dX = c.out("dX", p.rows, w), dOut = c.plainMatrix("dOut", p.count, w);
   return c.run([&] { c.backend.meanPoolBackward(dX, dOut, p); });
 }
 
 OpTensors normalize(OpCall& c) {
   const int64_t r = c.size("rows"), w = c.size("cols");
-  auto y = c.out("out", r, w), x = c.matrix("x", r, w);
+  auto y = c.plainOut("out", r, w), x = c.plainMatrix("x", r, w);
   float* norm = c.outFloats("norm", r);
   return c.run([&] { c.backend.normalize(y, norm, x); });
 }
@@ -262,8 +268,8 @@ OpTensors normalize(OpCall& c) {
 OpTensors normalizeBackward(OpCall& c) {
   const int64_t r = c.size("rows"), w = c.size("cols");
   const bool alias = c.flag("alias");
-  auto dX = alias ? c.inOut("dOut", "dX", r, w) : c.out("dX", r, w);
-  auto dOut = alias ? dX : c.matrix("dOut", r, w), y = c.matrix("out", r, w);
+  auto dX = alias ? c.plainInOut("dOut", "dX", r, w) : c.plainOut("dX", r, w);
+  auto dOut = alias ? dX : c.plainMatrix("dOut", r, w), y = c.plainMatrix("out", r, w);
   const float* norm = c.floats("norm", r);
   return c.run([&] { c.backend.normalizeBackward(dX, dOut, y, norm); });
 }
@@ -272,7 +278,7 @@ OpTensors contrastive(OpCall& c) {
   Contrastive t;
   const int64_t r = c.size("rows"), m = c.size("cols");
   t.queries = c.size("queries");
-  t.scores = c.inOut("scores", "dScores", r, m);
+  t.scores = c.plainInOut("scores", "dScores", r, m);
   t.firstRow = c.size("firstRow", 0);
   t.groupSize = static_cast<int32_t>(c.size("groupSize", 1));
   t.temperature = static_cast<float>(c.attribute("temperature", 1));
@@ -301,7 +307,7 @@ OpTensors contrastive(OpCall& c) {
 OpTensors topK(OpCall& c) {
   const int64_t b = c.size("rows"), m = c.size("candidates"), w = c.size("cols"), k = c.size("k");
   const bool merge = c.has("indices");
-  auto q = c.matrix("q", b, w), p = c.matrix("p", m, w);
+  auto q = c.plainMatrix("q", b, w), p = c.plainMatrix("p", m, w);
   int32_t* indices = merge ? c.inOutInts("indices", b * k) : c.outInts("indices", b * k);
   float* scores = merge ? c.inOutFloats("scores", b * k) : c.outFloats("scores", b * k);
   const auto first = static_cast<int32_t>(c.size("firstIndex", 0));
@@ -349,6 +355,7 @@ constexpr Op kOps[] = {{"linear", linear},
                        {"embedding_backward", embeddingBackward},
                        {"add_layer_norm", addLayerNorm},
                        {"add_layer_norm_backward", addLayerNormBackward},
+                       {"convert", convert},
                        {"gather_rows", gatherRows},
                        {"scatter_rows", scatterRows},
                        {"add", add},

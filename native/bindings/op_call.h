@@ -11,8 +11,9 @@
 
 namespace bge {
 
-inline constexpr uint32_t kGuard = 0x7fc0dead;   // around outputs and between rows; a NaN, so that reading it shows in the result as well
-inline constexpr uint32_t kPoison = 0x7fc0beef;  // what an output holds before the op; also a NaN
+// Around outputs and between rows, and what an output holds before the op: NaNs in fp32 and in both halves as bf16, so that reading
+// them shows in the result as well.
+inline constexpr uint32_t kGuard = 0x7fd57fd5, kPoison = 0x7feb7feb;
 inline constexpr size_t kBefore = 64, kAfter = 256;  // bytes of guard; 64 keeps the alignment that allocate() promises
 
 // One call: its device buffers, its attributes, and the checks.
@@ -50,14 +51,22 @@ class OpCall {
   bool flag(const std::string& name) { return size(name, 0) != 0; }
   bool has(const std::string& name) const { return in_.f.count(name) || in_.i.count(name) || in_.u.count(name) || in_.w.count(name); }
 
-  // Matrices, rows `pad` floats apart. inOut: `from` holds the values before the call, `name` what it leaves there.
+  // Hidden states, rows `pad` values apart. inOut: `from` holds the values before the call, `name` what it leaves there.
   Matrix matrix(const std::string& name, int64_t rows, int64_t cols) {
+    return view(makeHidden(name, "", rows, cols, find(in_.f, name, rows * cols)));
+  }
+  Matrix out(const std::string& name, int64_t rows, int64_t cols) { return view(makeHidden("", name, rows, cols, nullptr)); }
+  Matrix inOut(const std::string& from, const std::string& name, int64_t rows, int64_t cols) {
+    return view(makeHidden(from, name, rows, cols, find(in_.f, from, rows * cols)));
+  }
+  // The same for what every device stores as fp32.
+  Matrix plainMatrix(const std::string& name, int64_t rows, int64_t cols) {
     return view(make(name, "", rows, cols, cols + pad_, find(in_.f, name, rows * cols)));
   }
-  Matrix out(const std::string& name, int64_t rows, int64_t cols) {
+  Matrix plainOut(const std::string& name, int64_t rows, int64_t cols) {
     return view(make<float>("", name, rows, cols, cols + pad_, nullptr));
   }
-  Matrix inOut(const std::string& from, const std::string& name, int64_t rows, int64_t cols) {
+  Matrix plainInOut(const std::string& from, const std::string& name, int64_t rows, int64_t cols) {
     return view(make(from, name, rows, cols, cols + pad_, find(in_.f, from, rows * cols)));
   }
   // Contiguous arrays.
@@ -78,7 +87,7 @@ class OpCall {
     fail("needs the input " + name);
   }
   // What a forward pass leaves for the backward pass: run()'s `before` writes it, the op must leave it as it is.
-  Matrix saved(int64_t rows, int64_t cols) { return view(make<float>("", kSaved, rows, cols, cols + pad_, nullptr)); }
+  Matrix saved(int64_t rows, int64_t cols) { return view(makeHidden("", kSaved, rows, cols, nullptr)); }
   float* savedFloats(int64_t n) { return array<float>(make<float>("", kSaved, 1, n, n, nullptr)); }
   // A result struct of the contract, with its starting value; read it with value() in `finish`.
   template <class T>
@@ -143,6 +152,7 @@ class OpCall {
     int64_t rows, cols, stride;
     std::vector<char> image;  // guards included
     char* device;
+    DType type = DType::f32;  // of a matrix
     char* data() const { return device + kBefore; }
   };
   static constexpr const char* kHidden = "(result)";
@@ -161,7 +171,7 @@ class OpCall {
            : std::is_same<T, uint64_t>::value ? Kind::w : Kind::raw;
   }
   static void fill(char* at, size_t bytes, uint32_t pattern) {
-    for (size_t k = 0; k + 4 <= bytes; k += 4) std::memcpy(at + k, &pattern, 4);
+    for (size_t k = 0; k < bytes; k += 2) std::memcpy(at + k, &pattern, 2);  // both halves are the same
   }
 
   template <class T>
@@ -200,7 +210,32 @@ class OpCall {
     buffers_.push_back(std::move(x));
     return buffers_.back();
   }
-  Matrix view(const Buffer& x) const { return Matrix(reinterpret_cast<float*>(x.data()), x.rows, x.cols, x.stride); }
+  // A matrix in the device's activation type, or in fp32 where the attribute `<name>F32` is set (name: of the output, if it is one).
+  Buffer& makeHidden(const std::string& in, const std::string& out, int64_t rows, int64_t cols, const float* values) {
+    const bool plain = flag((out.empty() ? in : out) + "F32");
+    if (plain || backend.activation() == DType::f32) return make(in, out, rows, cols, cols + pad_, values);
+    std::vector<uint16_t> stored;
+    if (values) {
+      for (int64_t i = 0; i < rows * cols; ++i) stored.push_back(toBf16(values[i]));
+    }
+    Buffer& x = make(in, out, rows, cols, cols + pad_, values ? stored.data() : static_cast<const uint16_t*>(nullptr));
+    x.kind = Kind::f;
+    x.type = DType::bf16;
+    return x;
+  }
+  static uint16_t toBf16(float value) {  // ties to even
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    if (value != value) return 0x7fc0;
+    return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  }
+  static float fromBf16(uint16_t stored) {
+    const uint32_t bits = uint32_t{stored} << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+  }
+  Matrix view(const Buffer& x) const { return Matrix(static_cast<void*>(x.data()), x.type, x.rows, x.cols, x.stride); }
   template <class T>
   static T* array(const Buffer& x) {
     return reinterpret_cast<T*>(x.data());
@@ -232,7 +267,16 @@ class OpCall {
         std::memcpy(values.data() + r * x.cols, now.data() + kBefore + static_cast<size_t>(r) * strideBytes, rowBytes);
       }
     };
-    if (x.kind == Kind::f) take(outputs.f);
+    if (x.type == DType::bf16) {
+      auto& values = outputs.f[x.out];
+      for (int64_t r = 0; r < x.rows; ++r) {
+        for (int64_t i = 0; i < x.cols; ++i) {
+          uint16_t stored;
+          std::memcpy(&stored, now.data() + kBefore + static_cast<size_t>(r * x.stride + i) * 2, 2);
+          values.push_back(fromBf16(stored));
+        }
+      }
+    } else if (x.kind == Kind::f) take(outputs.f);
     else if (x.kind == Kind::i) take(outputs.i);
   }
 

@@ -84,7 +84,12 @@ function eachRow(
 }
 
 /** softmax(q k^T / sqrt d) with dropout, times v; a row without visible keys gives 0 and an lse of -infinity. */
-export function attentionReference(inputs: Operands, c: OpCase, round: Round): { out: Float64Array; lse: Float64Array } {
+export function attentionReference(
+  inputs: Operands,
+  c: OpCase,
+  round: Round,
+  store: Round = inFloat64,
+): { out: Float64Array; lse: Float64Array } {
   const [heads, d] = [size(c, 'heads'), size(c, 'headSize')]
   const width = heads * d
   const v = floats(inputs, 'v')
@@ -94,7 +99,7 @@ export function attentionReference(inputs: Operands, c: OpCase, round: Round): {
   eachRow(inputs, c, round, ({ head, query, keys, p, factor, lse: value }) => {
     lse[head * rows + query] = value
     for (const [a, key] of keys.entries()) {
-      const weight = round(p[a]! * factor[a]!)
+      const weight = store(round(p[a]! * factor[a]!))
       for (let e = 0; e < d; e++) {
         const at = query * width + head * d + e
         out[at] = round(out[at]! + round(weight * v[key * width + head * d + e]!))
@@ -104,7 +109,7 @@ export function attentionReference(inputs: Operands, c: OpCase, round: Round): {
   return { out, lse }
 }
 
-function backwardReference(inputs: Operands, c: OpCase, round: Round): Outputs {
+function backwardReference(inputs: Operands, c: OpCase, round: Round, store: Round): Outputs {
   const [heads, d] = [size(c, 'heads'), size(c, 'headSize')]
   const width = heads * d
   const [q, k, v, dOut] = [floats(inputs, 'q'), floats(inputs, 'k'), floats(inputs, 'v'), floats(inputs, 'dOut')]
@@ -116,12 +121,12 @@ function backwardReference(inputs: Operands, c: OpCase, round: Round): Outputs {
   }
   eachRow(inputs, c, round, ({ head, query, keys, scores, factor, lse }) => {
     // The contract keeps lse, not the maximum and the sum: with large scores the rounding of lse is the formula's own error.
-    const p = scores.map((s) => round(Math.exp(round(s - lse))))
-    const dP = keys.map((key, a) => round(factor[a]! * dot(dOut, query * width + head * d, 1, v, key * width + head * d, 1, d, round)))
+    const p = scores.map((s) => store(round(Math.exp(round(s - lse)))))
+    const dP = keys.map((key, a) => store(round(factor[a]! * dot(dOut, query * width + head * d, 1, v, key * width + head * d, 1, d, round))))
     const mean = p.reduce((sum, value, a) => round(sum + round(value * dP[a]!)), 0)
     for (const [a, key] of keys.entries()) {
       addRow(dV, key, dOut, query, head, round(p[a]! * factor[a]!))
-      const dScore = round(scale * round(p[a]! * round(dP[a]! - mean)))
+      const dScore = store(round(scale * round(p[a]! * round(dP[a]! - mean))))
       addRow(dQ, query, k, key, head, dScore)
       addRow(dK, key, q, query, head, dScore)
     }
@@ -173,6 +178,7 @@ const CASES: readonly OpCase[] = [
   { attributes: { heads: 2, headSize: 64, lse: 1, pad: 128 }, lengths: [113], data: 'mask' },
   { attributes: { heads: 1, headSize: 24, lse: 1 }, lengths: [1, 3, 203], data: 'mask pruned' },
   { attributes: { heads: 2, headSize: 32, lse: 1, p: 0.1, seed: 0x123456789ab, step: 3, layer: 2, site: 1, pad: 5 }, lengths: [17, 59, 4] },
+  { attributes: { heads: 1, headSize: 64, lse: 1, p: 0.1, seed: 5, step: 2, layer: 1, site: 1 }, lengths: [31, 291, 16], large: true }, // BERT's head size
   {
     attributes: { heads: 3, headSize: 16, lse: 1, p: 0.5, seed: 7, step: 1, layer: 256, site: 1 },
     lengths: [66, 1, 30],
@@ -191,10 +197,11 @@ const BIG: readonly OpCase[] = [
 const attention: OpSpec = {
   name: 'attention',
   kind: 'value',
+  hidden: ['q', 'k', 'v', 'out'],
   cases: [...CASES, { attributes: { heads: 1, headSize: 8 }, lengths: [5, 9] }],
   inputs: forwardInputs,
-  reference(inputs, c, round) {
-    const { out, lse } = attentionReference(inputs, c, round)
+  reference(inputs, c, round, store) {
+    const { out, lse } = attentionReference(inputs, c, round, store)
     return c.attributes['lse'] ? { out, lse } : { out }
   },
   benchmarks: BIG.map((c) => ({ ...c, flops: flops(c) })),
@@ -208,6 +215,7 @@ const withoutLse = (c: OpCase): OpCase => {
 const attentionBackward: OpSpec = {
   name: 'attention_backward',
   kind: 'gradient',
+  hidden: ['q', 'k', 'v', 'dOut', 'dQ', 'dK', 'dV'],
   cases: CASES.map(withoutLse),
   inputs(c, random) {
     const inputs = forwardInputs(c, random)
@@ -247,6 +255,7 @@ const POOL_BIG = { attributes: { cols: 512 }, lengths: new Array<number>(32).fil
 const meanPool: OpSpec = {
   name: 'mean_pool',
   kind: 'value',
+  hidden: ['x'],
   cases: POOL,
   inputs: (c, random) => ({ offsets: offsetsOf(c.lengths ?? []), x: random.floats(totalOf(c) * size(c, 'cols'), 1, 0.5) }),
   reference: (inputs, c, round) => ({ out: poolReference(inputs, c, round) }),
@@ -256,6 +265,7 @@ const meanPool: OpSpec = {
 const meanPoolBackward: OpSpec = {
   name: 'mean_pool_backward',
   kind: 'gradient',
+  hidden: ['dX'],
   cases: POOL,
   inputs: (c, random) => ({ offsets: offsetsOf(c.lengths ?? []), dOut: random.floats((c.lengths ?? []).length * size(c, 'cols')) }),
   reference(inputs, c, round) {

@@ -107,9 +107,14 @@ const where = (c: OpCase): Inputs => ({ ...rowsOf(lengthsOf(c)), stream: Uint32A
 // ---- addLayerNorm ----
 
 /** sum = residual + dropout(x); out = LayerNorm(sum). */
-function addLayerNormReference(inputs: Operands, c: OpCase, round: Round): Record<'out' | 'sum' | 'mean' | 'rstd', Float64Array> {
+function addLayerNormReference(
+  inputs: Operands,
+  c: OpCase,
+  round: Round,
+  store: Round = inFloat64,
+): Record<'out' | 'sum' | 'mean' | 'rstd', Float64Array> {
   const x = dropped(floats(inputs, 'x'), inputs, c, round)
-  const sum = inputs['residual'] ? x.map((value, i) => round(value + floats(inputs, 'residual')[i]!)) : x
+  const sum = (inputs['residual'] ? x.map((value, i) => round(value + floats(inputs, 'residual')[i]!)) : x).map(store)
   return { sum, ...layerNorm(sum, inputs, c, round) }
 }
 
@@ -121,6 +126,7 @@ function normInputs(c: OpCase, random: Random): Record<'gamma' | 'beta', Float32
 const addLayerNorm: OpSpec = {
   name: 'add_layer_norm',
   kind: 'value',
+  hidden: ['x', 'residual', 'out', 'sum'],
   cases: [
     { attributes: { rows: 1, cols: 1 } },
     { attributes: { rows: 3, cols: 7, stats: 1, pad: 3 } },
@@ -139,8 +145,8 @@ const addLayerNorm: OpSpec = {
       ...where(c),
     }
   },
-  reference(inputs, c, round) {
-    const { out, sum, mean, rstd } = addLayerNormReference(inputs, c, round)
+  reference(inputs, c, round, store) {
+    const { out, sum, mean, rstd } = addLayerNormReference(inputs, c, round, store)
     return c.attributes['stats'] ? { out, sum, mean, rstd } : { out, sum }
   },
   benchmarks: [
@@ -152,6 +158,7 @@ const addLayerNorm: OpSpec = {
 const addLayerNormBackward: OpSpec = {
   name: 'add_layer_norm_backward',
   kind: 'gradient',
+  hidden: ['dOut', 'sum', 'dSum', 'dX'],
   cases: [
     { attributes: { rows: 3, cols: 7, pad: 3 } },
     { attributes: { rows: 17, cols: 40, alias: 1, p: 0.1, seed: 0x1ffffffff, step: 5, layer: 3, site: 2 }, lengths: [7, 10] },
@@ -159,11 +166,11 @@ const addLayerNormBackward: OpSpec = {
     { attributes: { rows: 113, cols: 24, alias: 3 } },
     { attributes: { rows: 203, cols: 59, alias: 4, pad: 5 } },
   ],
-  inputs(c, random) {
+  inputs(c, random, store) {
     const n = size(c, 'rows') * size(c, 'cols')
     const width = size(c, 'cols')
     const { gamma, beta } = normInputs(c, random)
-    const inputs = { sum: random.floats(n, 2, 0.3), gamma, ...where(c) }
+    const inputs = { sum: random.floats(n, 2, 0.3).map(store), gamma, ...where(c) }
     const { mean, rstd } = layerNorm(Float64Array.from(inputs.sum), { ...widen(inputs), beta: Float64Array.from(beta) }, c, inFloat64)
     return {
       ...inputs,
@@ -174,10 +181,10 @@ const addLayerNormBackward: OpSpec = {
       dBeta: random.floats(width),
     }
   },
-  reference(inputs, c, round) {
+  reference(inputs, c, round, store) {
     const { dSum, dGamma, dBeta } = layerNormBackward(floats(inputs, 'sum'), floats(inputs, 'dOut'), inputs, c, round)
     const alias = c.attributes['alias'] ?? 0
-    return { dSum, dGamma, dBeta, ...(alias >= 3 ? {} : { dX: dropped(dSum, inputs, c, round) }) }
+    return { dSum, dGamma, dBeta, ...(alias >= 3 ? {} : { dX: dropped(dSum.map(store), inputs, c, round) }) }
   },
   proof: {
     extra(inputs, c) {
@@ -205,9 +212,14 @@ function embeddingSum(inputs: Operands, c: OpCase, round: Round): Float64Array {
 }
 
 /** dropout(LayerNorm(table[index] + position + type)) */
-function embeddingReference(inputs: Operands, c: OpCase, round: Round): Record<'out' | 'mean' | 'rstd', Float64Array> {
+function embeddingReference(
+  inputs: Operands,
+  c: OpCase,
+  round: Round,
+  store: Round = inFloat64,
+): Record<'out' | 'mean' | 'rstd', Float64Array> {
   const normal = layerNorm(embeddingSum(inputs, c, round), inputs, c, round)
-  return { ...normal, out: dropped(normal.out, inputs, c, round) }
+  return { ...normal, out: dropped(normal.out.map(store), inputs, c, round) }
 }
 
 function embeddingInputs(c: OpCase, random: Random): Inputs {
@@ -225,6 +237,7 @@ function embeddingInputs(c: OpCase, random: Random): Inputs {
 const embedding: OpSpec = {
   name: 'embedding',
   kind: 'value',
+  hidden: ['out'],
   cases: [
     { attributes: { rows: 1, cols: 3, tableRows: 1, positions: 1 } },
     { attributes: { rows: 27, cols: 40, tableRows: 11, positions: 17, stats: 1, pad: 3 }, lengths: [7, 3, 17] },
@@ -234,8 +247,8 @@ const embedding: OpSpec = {
     },
   ],
   inputs: embeddingInputs,
-  reference(inputs, c, round) {
-    const { out, mean, rstd } = embeddingReference(inputs, c, round)
+  reference(inputs, c, round, store) {
+    const { out, mean, rstd } = embeddingReference(inputs, c, round, store)
     return c.attributes['stats'] ? { out, mean, rstd } : { out }
   },
   benchmarks: [
@@ -250,6 +263,7 @@ const embedding: OpSpec = {
 const embeddingBackward: OpSpec = {
   name: 'embedding_backward',
   kind: 'gradient',
+  hidden: ['dOut'],
   cases: [
     { attributes: { rows: 3, cols: 7, tableRows: 2, positions: 3 } },
     { attributes: { rows: 27, cols: 40, tableRows: 11, positions: 17, paddingIndex: 0, pad: 3 }, lengths: [7, 3, 17] },
@@ -275,9 +289,9 @@ const embeddingBackward: OpSpec = {
       dBeta: random.floats(width),
     }
   },
-  reference(inputs, c, round) {
+  reference(inputs, c, round, store) {
     const width = size(c, 'cols')
-    const dOut = dropped(floats(inputs, 'dOut'), inputs, c, round)
+    const dOut = dropped(floats(inputs, 'dOut'), inputs, c, round).map(store)
     const { dSum, dGamma, dBeta } = layerNormBackward(embeddingSum(inputs, c, round), dOut, inputs, c, round)
     const scatter = (name: string, rowOf: (r: number) => number): Float64Array => {
       const added = new Float64Array(floats(inputs, name).length)

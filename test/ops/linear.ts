@@ -25,7 +25,7 @@ const BIG: readonly OpCase['attributes'][] = [
 ]
 
 /** y = act(x W^T + b), W (out, in). */
-export function linearReference(inputs: Operands, c: OpCase, round: Round): Outputs {
+export function linearReference(inputs: Operands, c: OpCase, round: Round, store: Round = inFloat64): Outputs {
   const [r, i, o] = sizes(c)
   const x = floats(inputs, 'x')
   const w = floats(inputs, 'weight')
@@ -37,7 +37,7 @@ export function linearReference(inputs: Operands, c: OpCase, round: Round): Outp
       let y = dot(x, row * i, 1, w, col * i, 1, i, round)
       if (bias) y = round(y + bias[col]!)
       preActivation[row * o + col] = y
-      out[row * o + col] = c.attributes['gelu'] ? gelu(y, round) : y
+      out[row * o + col] = c.attributes['gelu'] ? gelu(store(y), round) : y
     }
   }
   return c.attributes['preActivation'] ? { out, preActivation } : { out }
@@ -46,6 +46,7 @@ export function linearReference(inputs: Operands, c: OpCase, round: Round): Outp
 const linear: OpSpec = {
   name: 'linear',
   kind: 'value',
+  hidden: ['x', 'out', 'preActivation'],
   cases: [
     { attributes: { rows: 1, in: 1, out: 1 } },
     { attributes: { rows: 3, in: 7, out: 17, pad: 3 }, data: 'bias' },
@@ -53,6 +54,8 @@ const linear: OpSpec = {
     { attributes: { rows: 17, in: 40, out: 59, gelu: 1, pad: 1 }, data: 'bias' },
     { attributes: { rows: 7, in: 24, out: 113, gelu: 1, preActivation: 1, pad: 5, version: 0 } },
     { attributes: { rows: 113, in: 59, out: 203, gelu: 1, preActivation: 1 }, data: 'bias' },
+    { attributes: { rows: 19, in: 24, out: 203, outF32: 1 }, data: 'bias' }, // logits
+    { attributes: { rows: 19, in: 64, out: 40, xF32: 1 }, data: 'bias' },
     { attributes: { rows: 59, in: 1100, out: 40 }, data: 'bias' }, // deeper than one block of depth
   ],
   inputs(c, random) {
@@ -73,6 +76,7 @@ const linear: OpSpec = {
 const backwardInput: OpSpec = {
   name: 'linear_backward_input',
   kind: 'gradient',
+  hidden: ['dOut', 'dX', 'preActivation'],
   cases: [
     { attributes: { rows: 1, in: 1, out: 3 } },
     { attributes: { rows: 3, in: 17, out: 7, pad: 3 } },
@@ -80,6 +84,8 @@ const backwardInput: OpSpec = {
     { attributes: { rows: 17, in: 203, out: 24, pad: 7, version: 0 }, data: 'gelu' },
     { attributes: { rows: 113, in: 59, out: 203 }, data: 'gelu' },
     { attributes: { rows: 7, in: 24, out: 1100, accumulate: 1 } },
+    { attributes: { rows: 19, in: 40, out: 203, dOutF32: 1 } },
+    { attributes: { rows: 19, in: 64, out: 24, dXF32: 1 } },
   ],
   inputs(c, random) {
     const [r, i, o] = sizes(c)
@@ -90,7 +96,7 @@ const backwardInput: OpSpec = {
       ...(c.attributes['accumulate'] ? { dX: random.floats(r * i) } : {}),
     }
   },
-  reference(inputs, c, round) {
+  reference(inputs, c, round, store) {
     const [r, i, o] = sizes(c)
     const dOut = floats(inputs, 'dOut')
     const w = floats(inputs, 'weight')
@@ -98,7 +104,7 @@ const backwardInput: OpSpec = {
     for (let row = 0; row < r; row++) {
       for (let col = 0; col < i; col++) {
         const at = row * i + col
-        const g = dot(dOut, row * o, 1, w, col, i, o, round)
+        const g = store(dot(dOut, row * o, 1, w, col, i, o, round))
         if (inputs['preActivation']) dX[at] = round(g * geluGradient(floats(inputs, 'preActivation')[at]!, round))
         else dX[at] = c.attributes['accumulate'] ? round(floats(inputs, 'dX')[at]! + g) : g
       }
@@ -121,11 +127,14 @@ const backwardInput: OpSpec = {
 const backwardWeight: OpSpec = {
   name: 'linear_backward_weight',
   kind: 'gradient',
+  hidden: ['dOut', 'x'],
   cases: [
     { attributes: { rows: 1, in: 3, out: 1 } },
     { attributes: { rows: 3, in: 17, out: 7, pad: 3 }, data: 'bias' },
     { attributes: { rows: 113, in: 59, out: 203, pad: 1 }, data: 'bias' },
     { attributes: { rows: 203, in: 40, out: 24 } },
+    { attributes: { rows: 19, in: 40, out: 203, dOutF32: 1 }, data: 'bias' },
+    { attributes: { rows: 19, in: 64, out: 24, xF32: 1 } },
     { attributes: { rows: 1100, in: 17, out: 40 }, data: 'bias' },
   ],
   inputs(c, random) {
@@ -163,6 +172,7 @@ const backwardWeight: OpSpec = {
 const geluBackward: OpSpec = {
   name: 'gelu_backward',
   kind: 'gradient',
+  hidden: ['dOut', 'dX', 'preActivation'],
   cases: [
     { attributes: { rows: 1, cols: 1 } },
     { attributes: { rows: 17, cols: 59, pad: 3 } },

@@ -15,13 +15,30 @@ import {
 
 const area = (c: OpCase): number => size(c, 'rows') * size(c, 'cols')
 
+const convert: OpSpec = {
+  name: 'convert',
+  kind: 'value',
+  hidden: ['x', 'out'],
+  cases: [
+    { attributes: { rows: 1, cols: 1, xF32: 1 } },
+    { attributes: { rows: 17, cols: 59, pad: 3, xF32: 1 } },
+    { attributes: { rows: 7, cols: 512, outF32: 1, pad: 1 } },
+    { attributes: { rows: 113, cols: 40 } },
+  ],
+  inputs: (c, random) => ({ x: random.floats(area(c)) }),
+  reference: (inputs) => ({ out: floats(inputs, 'x').slice() }),
+}
+
 // data: the rows that are picked. Repeats are allowed in gather, not in scatter.
 const gatherRows: OpSpec = {
   name: 'gather_rows',
   kind: 'value',
+  hidden: ['x', 'out'],
   cases: [
     { attributes: { rows: 1, cols: 1 }, data: '1' },
     { attributes: { rows: 17, cols: 40, pad: 3 }, data: '59' },
+    { attributes: { rows: 59, cols: 40, outF32: 1 }, data: '17' },
+    { attributes: { rows: 59, cols: 7, xF32: 1, pad: 1 }, data: '17' },
     { attributes: { rows: 203, cols: 512 }, data: '7' },
   ],
   inputs: (c, random) => ({ x: random.floats(area(c)), index: random.ints(Number(c.data), size(c, 'rows')) }),
@@ -37,9 +54,12 @@ const gatherRows: OpSpec = {
 const scatterRows: OpSpec = {
   name: 'scatter_rows',
   kind: 'value',
+  hidden: ['x', 'out'],
   cases: [
     { attributes: { rows: 1, cols: 1 }, data: '1' },
     { attributes: { rows: 59, cols: 40, pad: 3, accumulate: 1 }, data: '17' },
+    { attributes: { rows: 59, cols: 40, accumulate: 1, xF32: 1 }, data: '17' },
+    { attributes: { rows: 19, cols: 7, outF32: 1 }, data: '5' },
     { attributes: { rows: 203, cols: 512 }, data: '7' },
   ],
   inputs(c, random) {
@@ -62,9 +82,12 @@ const scatterRows: OpSpec = {
 const add: OpSpec = {
   name: 'add',
   kind: 'value',
+  hidden: ['x', 'out'],
   cases: [
     { attributes: { rows: 1, cols: 1 } },
     { attributes: { rows: 17, cols: 59, pad: 3, alpha: -0.3 } },
+    { attributes: { rows: 17, cols: 40, outF32: 1 } },
+    { attributes: { rows: 17, cols: 40, xF32: 1, alpha: 0.5 } },
     { attributes: { rows: 113, cols: 512, alpha: 2 } },
   ],
   inputs: (c, random) => ({ out: random.floats(area(c)), x: random.floats(area(c)) }),
@@ -194,4 +217,4 @@ const adamw: OpSpec = {
   benchmarks: [{ attributes: { entries: 24_000_000, weightDecay: 0.01, maxNorm: 1, squaredNorm: 4 }, bytes: 7 * 4 * 24_000_000 }],
 }
 
-export const rowSpecs: readonly OpSpec[] = [gatherRows, scatterRows, add, normalize, normalizeBackward, squaredNorm, adamw]
+export const rowSpecs: readonly OpSpec[] = [convert, gatherRows, scatterRows, add, normalize, normalizeBackward, squaredNorm, adamw]

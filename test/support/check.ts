@@ -1,17 +1,31 @@
 import { Random } from './random.js'
-import { inFloat32, inFloat64, type Inputs, type OpCase, type OpSpec, type Operands, type Outputs, widen } from './spec.js'
+import {
+  inFloat32,
+  inFloat64,
+  type Inputs,
+  isHidden,
+  type OpCase,
+  type OpSpec,
+  type Operands,
+  type Outputs,
+  type Storage,
+  storageRounds,
+  widen,
+} from './spec.js'
 
 export type OpResult = Record<string, Float32Array | Int32Array>
 
-/** An op may err at most so many times as much as the plain fp32 formula does (flash-attention's rule). */
+/** An op may err at most so many times as much as the plain formula in the same storage does (flash-attention's rule). */
 const FACTOR = { value: 2, gradient: 3 } as const
 /**
  * The plain formula's own error is 0 or near it where few roundings happen or where they cancel by luck; then the rule above would ask the op
  * for the same luck. Two units in the last place of the largest entry are always allowed.
  */
 const FLOOR_ULPS = 2
+const ULP: Readonly<Record<Storage, number>> = { f32: 2 ** -23, bf16: 2 ** -8 }
 
 export interface Prepared {
+  storage: Storage
   inputs: Inputs
   exact: Outputs
   plain: Outputs
@@ -25,22 +39,31 @@ export function seedOf(spec: OpSpec, c: OpCase): number {
 
 const prepared = new WeakMap<OpCase, Map<string, Prepared>>()
 
-/** Inputs and both references of a case, computed once for all devices. */
-export function prepare(spec: OpSpec, c: OpCase): Prepared {
+/** Inputs and both references of a case, computed once for all devices of one storage. Hidden inputs are representable in that storage. */
+export function prepare(spec: OpSpec, c: OpCase, storage: Storage = 'f32'): Prepared {
   const known = prepared.get(c) ?? new Map<string, Prepared>()
   prepared.set(c, known)
-  let p = known.get(spec.name)
+  const key = `${spec.name} ${storage}`
+  let p = known.get(key)
   if (!p) {
-    const inputs = spec.inputs(c, new Random(seedOf(spec, c)))
+    const store = storageRounds[storage]
+    const stored = <T extends Inputs | Outputs>(values: T): T =>
+      Object.fromEntries(Object.entries(values).map(([name, v]) => [name, isHidden(spec, c, name) ? (v as Float64Array).map(store) : v])) as T
+    const inputs = stored(spec.inputs(c, new Random(seedOf(spec, c)), store))
     const operands = widen(inputs)
-    p = { inputs, exact: spec.reference(operands, c, inFloat64), plain: spec.reference(operands, c, inFloat32) }
-    known.set(spec.name, p)
+    p = {
+      storage,
+      inputs,
+      exact: spec.reference(operands, c, inFloat64, inFloat64),
+      plain: stored(spec.reference(operands, c, inFloat32, store)),
+    }
+    known.set(key, p)
   }
   return p
 }
 
 /** What is wrong with an op's result, a sentence each; empty when it is right. */
-export function problems(spec: OpSpec, { exact, plain }: Pick<Prepared, 'exact' | 'plain'>, result: OpResult): string[] {
+export function problems(spec: OpSpec, c: OpCase, { exact, plain, storage }: Omit<Prepared, 'inputs'>, result: OpResult): string[] {
   const found: string[] = []
   const [wanted, got] = [Object.keys(exact).sort(), Object.keys(result).sort()]
   if (wanted.join() !== got.join()) return [`outputs must be ${wanted.join(', ')}, but were ${got.join(', ')}`]
@@ -53,13 +76,21 @@ export function problems(spec: OpSpec, { exact, plain }: Pick<Prepared, 'exact' 
       const at = truth.findIndex((value, i) => value !== values[i])
       if (at >= 0) found.push(`${name}[${at}] must be ${truth[at]}, but was ${values[at]}`)
     } else {
-      found.push(...floatProblems(spec, name, truth, plain[name] as Float64Array, values))
+      const ulp = ULP[isHidden(spec, c, name) ? storage : 'f32']
+      found.push(...floatProblems(spec, name, ulp, truth, plain[name] as Float64Array, values))
     }
   }
   return found
 }
 
-function floatProblems(spec: OpSpec, name: string, truth: Float64Array, plain: Float64Array, values: Float32Array | Int32Array): string[] {
+function floatProblems(
+  spec: OpSpec,
+  name: string,
+  ulp: number,
+  truth: Float64Array,
+  plain: Float64Array,
+  values: Float32Array | Int32Array,
+): string[] {
   let [scale, plainError, worst, at] = [0, 0, -1, 0]
   for (let i = 0; i < truth.length; i++) {
     const [exact, value] = [truth[i]!, values[i]!]
@@ -72,10 +103,10 @@ function floatProblems(spec: OpSpec, name: string, truth: Float64Array, plain: F
     const error = Math.abs(value - exact)
     if (error > worst) [worst, at] = [error, i]
   }
-  const bound = Math.max(FACTOR[spec.kind] * plainError, FLOOR_ULPS * 2 ** -23 * scale)
+  const bound = Math.max(FACTOR[spec.kind] * plainError, FLOOR_ULPS * ulp * scale)
   if (worst <= bound) return []
   return [
-    `${name}[${at}] must be ${truth[at]}, but was ${values[at]}: error ${worst.toExponential(2)}, the plain fp32 formula's ` +
+    `${name}[${at}] must be ${truth[at]}, but was ${values[at]}: error ${worst.toExponential(2)}, the plain formula's ` +
       `${plainError.toExponential(2)}, ratio ${(worst / plainError).toFixed(2)}, allowed ${bound.toExponential(2)}`,
   ]
 }

@@ -5,6 +5,21 @@ export type Round = (x: number) => number
 export const inFloat64: Round = (x) => x
 export const inFloat32: Round = Math.fround
 
+/** How a device stores hidden states: architecture.md section 6. */
+export type Storage = 'f32' | 'bf16'
+const word = new Uint32Array(1)
+const asFloat = new Float32Array(word.buffer)
+/** To bfloat16, ties to even. */
+export const inBfloat16: Round = (x) => {
+  asFloat[0] = x
+  if (Number.isNaN(x)) return x
+  const bits = word[0]!
+  word[0] = (bits + 0x7fff + ((bits >>> 16) & 1)) & 0xffff0000
+  return asFloat[0]!
+}
+/** What storing a value of the plain formula does to it. Stored values are float32 where the device stores float32: nothing more is lost. */
+export const storageRounds: Readonly<Record<Storage, Round>> = { f32: inFloat64, bf16: inBfloat16 }
+
 export type Inputs = Readonly<Record<string, Float32Array | Int32Array | Uint32Array | BigUint64Array>>
 /** Inputs as a reference reads them: floats widened, so that finite differences can move them. */
 export type Operands = Readonly<Record<string, Float64Array | Int32Array | Uint32Array | BigUint64Array>>
@@ -15,6 +30,8 @@ export interface OpCase {
   attributes: Readonly<Record<string, number>>
   /** Sequence lengths of a packed batch. */
   lengths?: readonly number[]
+  /** Too many numbers for central differences, which a smaller case of the same kind then proves. */
+  large?: true
   /** What only `inputs` reads: which optional inputs there are, which corner the data is put into. */
   data?: string
 }
@@ -26,9 +43,15 @@ export interface OpSpec {
   /** Gradients are sums of more terms in orders that differ more: 3 times the plain formula's error instead of 2. */
   kind: 'value' | 'gradient'
   cases: readonly OpCase[]
-  inputs(c: OpCase, random: Random): Inputs
-  /** The formula in plain loops. Saved values of a forward pass (mean, lse, ...) are recomputed, not read. */
-  reference(inputs: Operands, c: OpCase, round: Round): Outputs
+  /** Matrices of the op that a device stores as its hidden states, unless an attribute `<name>F32` says otherwise (native/bindings/op.cc). */
+  hidden?: readonly string[]
+  /** `store`: what storing a hidden state does to a number; values that are derived from a hidden input (mean, rstd) must see it. */
+  inputs(c: OpCase, random: Random, store: Round): Inputs
+  /**
+   * The formula in plain loops. Saved values of a forward pass (mean, lse, ...) are recomputed, not read. `store`: where the plain formula
+   * leaves an intermediate in memory (probabilities, a sum), as a device without fusion must; the outputs themselves are stored by the harness.
+   */
+  reference(inputs: Operands, c: OpCase, round: Round, store: Round): Outputs
   proof?: GradientProof
   /** Sizes of real use, for benchmarks/ops.ts, with the arithmetic or the memory traffic of one run. */
   benchmarks?: readonly (OpCase & { flops?: number; bytes?: number })[]
@@ -64,6 +87,9 @@ export function ints(inputs: Operands, name: string): Int32Array | Uint32Array {
   if (!(value instanceof Int32Array || value instanceof Uint32Array)) throw new Error(`the spec's inputs have no integers called ${name}`)
   return value
 }
+
+/** Whether a matrix of a case is stored as a hidden state. */
+export const isHidden = (spec: OpSpec, c: OpCase, name: string): boolean => (spec.hidden?.includes(name) ?? false) && !c.attributes[`${name}F32`]
 
 export function widen(inputs: Inputs): Operands {
   return Object.fromEntries(Object.entries(inputs).map(([name, v]) => [name, v instanceof Float32Array ? Float64Array.from(v) : v]))
