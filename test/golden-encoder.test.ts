@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, it } from 'vitest'
 import type { Encoder } from '../lib/native.js'
-import { Comparison, compareGradients, devices, Golden, loadGoldenWeights } from './support/golden.js'
+import { Comparison, compareGradients, devices, Golden, loadGoldenWeights, storageOf } from './support/golden.js'
 
 const open = await devices()
 afterAll(() => {
@@ -22,7 +22,7 @@ describe.each([...open])('encoder on %s against PyTorch', (_, device) => {
       await loadGoldenWeights(encoder)
       const { hidden, cls, embeddings } = await encoder.forward(batch, key)
       await encoder.discard()
-      const comparison = new Comparison(golden)
+      const comparison = new Comparison(golden, storageOf(device))
       comparison.tensor('out.hidden', await hidden.toArray(), 2)
       comparison.tensor('out.cls', await cls.toArray(), 2)
       comparison.tensor('out.embeddings', await embeddings.toArray(), 2)
@@ -37,7 +37,7 @@ describe.each([...open])('encoder on %s against PyTorch', (_, device) => {
         dCls: gradientOf('dCls', N),
         dEmbeddings: gradientOf('dEmbeddings', N),
       })
-      const comparison = new Comparison(golden)
+      const comparison = new Comparison(golden, storageOf(device))
       await compareGradients(comparison, encoder)
       const padding = await encoder.parameters.gradient('embeddings.word_embeddings.weight')
       await encoder.parameters.zeroGradients()
@@ -49,7 +49,7 @@ describe.each([...open])('encoder on %s against PyTorch', (_, device) => {
 
     it('gives the same embeddings without keeping activations', async () => {
       await loadGoldenWeights(encoder)
-      const comparison = new Comparison(golden)
+      const comparison = new Comparison(golden, storageOf(device))
       comparison.tensor('out.embeddings', await (await encoder.embed(batch, key)).toArray(), 2)
       comparison.done()
     })
@@ -71,7 +71,7 @@ describe.each([...open])('encoder on %s against PyTorch', (_, device) => {
         await encoder.backward({ ...part, dCls: one('dCls'), dEmbeddings: one('dEmbeddings') })
         row += rows.length
       }
-      const comparison = new Comparison(golden)
+      const comparison = new Comparison(golden, storageOf(device))
       await compareGradients(comparison, encoder)
       await encoder.parameters.zeroGradients()
       comparison.done()

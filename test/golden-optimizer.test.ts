@@ -3,9 +3,9 @@ import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import type { AdamWOptions } from '../lib/native.js'
 import { learningRateAt } from '../lib/train/schedule.js'
-import { Comparison, devices, fixtures, Golden, loadGoldenWeights } from './support/golden.js'
+import { Comparison, cpuDevices, fixtures, Golden, loadGoldenWeights } from './support/golden.js'
 
-const open = await devices()
+const open = await cpuDevices()
 afterAll(() => {
   for (const device of open.values()) device.dispose()
 })

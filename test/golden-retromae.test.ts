@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, it } from 'vitest'
-import { Comparison, compareGradients, devices, Golden, loadGoldenWeights, weightNames } from './support/golden.js'
+import { Comparison, compareGradients, devices, Golden, loadGoldenWeights, storageOf, weightNames } from './support/golden.js'
 
 const open = await devices()
 afterAll(() => {
@@ -25,14 +25,15 @@ describe.each([...open])('RetroMAE on %s against PyTorch', (_, device) => {
     const mae = await decoder.step(cls, batch, key, 1 / count)
     await encoder.backward({ dHidden: mlm.dHidden, dCls: mae.dCls })
 
-    const comparison = new Comparison(golden)
+    const comparison = new Comparison(golden, storageOf(device))
     // A mean of float32 terms: one rounding of the loss is the floor.
     comparison.scalar('encoderLoss', mlm.loss / encoderLabels.length, 8 * 2 ** -24, 2)
     comparison.scalar('decoderLoss', mae.loss / count, 8 * 2 ** -24, 2)
     await compareGradients(comparison, encoder, head, decoder)
     comparison.done()
     expect([mlm.count, mae.count]).toEqual([encoderLabels.length, count])
-    expect({ encoder: mlm.correct, decoder: mae.correct }).toEqual(golden.meta.correct)
+    // Guesses that win by less than bf16 resolves may fall.
+    if (storageOf(device) === 'f32') expect({ encoder: mlm.correct, decoder: mae.correct }).toEqual(golden.meta.correct)
     const names = [encoder, head, decoder].flatMap(({ parameters }) => parameters.list.map((parameter) => parameter.name))
     expect(names.sort()).toEqual([...weightNames].sort())
   })

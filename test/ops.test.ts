@@ -2,10 +2,10 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Device } from '../lib/native.js'
 import { specs } from './ops/index.js'
 import { difference, gradientProblems, type OpResult, prepare, problems, zeroOutputs } from './support/check.js'
-import { availableIsas, openIsa } from './support/devices.js'
+import { availableIsas, cudaLibrary, openCuda, openIsa } from './support/devices.js'
 import { philox } from './support/philox.js'
 import { Random } from './support/random.js'
-import { inFloat64, type OpCase, type OpSpec } from './support/spec.js'
+import { inFloat64, type OpCase, type OpSpec, type Storage } from './support/spec.js'
 
 const specOf = (name: string): OpSpec => specs.find((spec) => spec.name === name)!
 const titleOf = (c: OpCase): string =>
@@ -20,7 +20,9 @@ describe('the references', () => {
     })
     if (spec.kind !== 'gradient') continue
     it(`${spec.name}: central differences prove the gradient`, () => {
-      expect(spec.cases.filter((c) => !c.large).flatMap((c) => gradientProblems(spec, c).map((problem) => `${titleOf(c)}: ${problem}`))).toEqual([])
+      expect(
+        spec.cases.filter((c) => !c.large).flatMap((c) => gradientProblems(spec, c).map((problem) => `${titleOf(c)}: ${problem}`)),
+      ).toEqual([])
     })
   }
 
@@ -38,12 +40,19 @@ it('the baseline instruction set runs everywhere', () => {
   expect(isas).toContain(process.env['BGE_ISA'] ?? 'base')
 })
 
-describe.each(isas)('cpu %s', (isa) => {
+const columns: { name: string; storage: Storage; open: (threads: number) => Promise<Device> }[] = isas.map((isa) => ({
+  name: `cpu ${isa}`,
+  storage: 'f32',
+  open: (threads) => openIsa(isa, threads),
+}))
+if (cudaLibrary) columns.push({ name: 'cuda', storage: 'bf16', open: openCuda })
+
+describe.each(columns)('$name', ({ storage, open }) => {
   let two: Device
   let one: Device
   beforeAll(async () => {
-    two = await openIsa(isa, 2)
-    one = await openIsa(isa, 1)
+    two = await open(2)
+    one = await open(1)
   })
   afterAll(() => {
     two.dispose()
@@ -53,7 +62,7 @@ describe.each(isas)('cpu %s', (isa) => {
   for (const spec of specs) {
     describe(spec.name, () => {
       it.each(spec.cases.map((c) => [titleOf(c), c] as const))('%s', async (_, c) => {
-        const p = prepare(spec, c)
+        const p = prepare(spec, c, storage)
         const result = await two.op(spec.name, p.inputs, c.attributes)
         expect(problems(spec, c, p, result)).toEqual([])
         expect(difference(result, await two.op(spec.name, p.inputs, c.attributes)), 'a second run').toBeUndefined()
@@ -65,7 +74,7 @@ describe.each(isas)('cpu %s', (isa) => {
   // An embedding must not depend on the micro-batch it is in (architecture section 5).
   it.each([1, 2, 7, 20, 112])('linear: a row of 113 is the same in a call of %i', async (rows) => {
     const attributes = { rows: 113, in: 59, out: 203, gelu: 1 }
-    const inputs = prepare(specOf('linear'), { attributes, data: 'bias' }).inputs
+    const inputs = prepare(specOf('linear'), { attributes, data: 'bias' }, storage).inputs
     const { out } = (await two.op('linear', inputs, attributes)) as { out: Float32Array }
     const part = (await two.op('linear', { ...inputs, x: (inputs['x'] as Float32Array).slice(0, rows * 59) }, { ...attributes, rows })) as {
       out: Float32Array
@@ -75,7 +84,7 @@ describe.each(isas)('cpu %s', (isa) => {
 
   it('attention: a sequence is the same alone and behind others', async () => {
     const c: OpCase = { attributes: { heads: 2, headSize: 32 }, lengths: [17, 59, 4] }
-    const inputs = prepare(specOf('attention'), c).inputs
+    const inputs = prepare(specOf('attention'), c, storage).inputs
     const { out } = (await two.op('attention', inputs, c.attributes)) as { out: Float32Array }
     const cut = (name: string): Float32Array => (inputs[name] as Float32Array).slice(17 * 64, 76 * 64)
     const alone = {
@@ -103,7 +112,7 @@ describe.each(isas)('cpu %s', (isa) => {
   it('a tanh GELU is told from the exact one', async () => {
     const spec = specOf('linear')
     const c = spec.cases.find((k) => k.attributes['preActivation'] && k.data === 'bias')!
-    const p = prepare(spec, c)
+    const p = prepare(spec, c, storage)
     const result = (await two.op('linear', p.inputs, c.attributes)) as Record<'out' | 'preActivation', Float32Array>
     const out = result.preActivation.map((x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))))
     expect(problems(spec, c, p, { ...result, out }).join()).toMatch(/^out\[/)
@@ -174,7 +183,10 @@ describe('the harness', () => {
         name: `${s.name}, wrong`,
         reference: (inputs, k, round, store) =>
           Object.fromEntries(
-            Object.entries(s.reference(inputs, k, round, store)).map(([name, v]) => [name, outputs.includes(name) ? v.map((x) => 1.001 * x) : v]),
+            Object.entries(s.reference(inputs, k, round, store)).map(([name, v]) => [
+              name,
+              outputs.includes(name) ? v.map((x) => 1.001 * x) : v,
+            ]),
           ),
       }
       expect(gradientProblems(wrong, s.cases[1]!).length).toBeGreaterThan(0)

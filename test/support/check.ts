@@ -48,7 +48,9 @@ export function prepare(spec: OpSpec, c: OpCase, storage: Storage = 'f32'): Prep
   if (!p) {
     const store = storageRounds[storage]
     const stored = <T extends Inputs | Outputs>(values: T): T =>
-      Object.fromEntries(Object.entries(values).map(([name, v]) => [name, isHidden(spec, c, name) ? (v as Float64Array).map(store) : v])) as T
+      Object.fromEntries(
+        Object.entries(values).map(([name, v]) => [name, isHidden(spec, c, name) ? (v as Float64Array).map(store) : v]),
+      ) as T
     const inputs = stored(spec.inputs(c, new Random(seedOf(spec, c)), store))
     const operands = widen(inputs)
     p = {

@@ -1,3 +1,5 @@
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 import { BgeError } from '../../lib/errors.js'
 import { type Device, openDevice } from '../../lib/native.js'
 
@@ -10,6 +12,27 @@ export async function openIsa(isa: string, threads: number): Promise<Device> {
   } finally {
     if (before === undefined) delete process.env['BGE_ISA']
     else process.env['BGE_ISA'] = before
+  }
+}
+
+/**
+ * The CUDA library that the tests run: BGE_CUDA_LIBRARY, or the emulator, which runs the same kernels on the CPU
+ * (`npm run build:cuda -- --emulate`). Undefined where neither is there: then the CUDA column of the tests is absent.
+ */
+export const cudaLibrary: string | undefined = [
+  process.env['BGE_CUDA_LIBRARY'],
+  join(import.meta.dirname, '../../build-emulated/bge_cuda.so'),
+].find((file) => file !== undefined && existsSync(file))
+
+/** Opens that library's device; BGE_CUDA_LIBRARY is as it was afterwards. */
+export async function openCuda(): Promise<Device> {
+  const before = process.env['BGE_CUDA_LIBRARY']
+  process.env['BGE_CUDA_LIBRARY'] = cudaLibrary
+  try {
+    return await openDevice({ device: 'cuda' })
+  } finally {
+    if (before === undefined) delete process.env['BGE_CUDA_LIBRARY']
+    else process.env['BGE_CUDA_LIBRARY'] = before
   }
 }
 

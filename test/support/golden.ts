@@ -2,7 +2,8 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect } from 'vitest'
 import type { Device, DropoutKey, EncoderConfig, Parameters, TokenBatch } from '../../lib/native.js'
-import { availableIsas, openIsa } from './devices.js'
+import { availableIsas, cudaLibrary, openCuda, openIsa } from './devices.js'
+import type { Storage } from './spec.js'
 
 type Numbers = Float32Array | Int32Array | Uint32Array | BigUint64Array
 const types = { F32: Float32Array, I32: Int32Array, U32: Uint32Array, U64: BigUint64Array } as const
@@ -19,8 +20,10 @@ export interface GoldenMeta {
   config: EncoderConfig
   /** dropout key; the seed as decimal digits */
   key?: { seed: string; step: number }
-  scalars: Record<string, { value: number; error: number }>
+  scalars: Record<string, { value: number; error: number; bf16Error?: number }>
   errors: Record<string, TorchError>
+  /** of the same module in bfloat16; goldens of the encoder and of RetroMAE have them */
+  bf16Errors?: Record<string, TorchError>
   [other: string]: unknown
 }
 
@@ -72,18 +75,24 @@ export class Golden {
   }
 }
 
-/** Our values against a golden: `factor` times PyTorch's float32 error is allowed, by the largest difference and by the L2 norm of all. */
+/** Our values against a golden: `factor` times PyTorch's error in the device's storage type is allowed, by the largest difference and by the L2 norm. */
 export class Comparison {
   readonly #golden: Golden
   readonly #failures: string[] = []
+  readonly #storage: Storage
+  readonly #errors: Record<string, TorchError>
 
-  constructor(golden: Golden) {
+  constructor(golden: Golden, storage: Storage = 'f32') {
     this.#golden = golden
+    this.#storage = storage
+    const errors = storage === 'bf16' ? golden.meta.bf16Errors : golden.meta.errors
+    if (!errors) throw new Error(`the golden has no errors of PyTorch in ${storage}`)
+    this.#errors = errors
   }
 
   tensor(name: string, ours: Float32Array, factor: number): void {
     const exact = this.#golden.floats(name)
-    const torch = this.#golden.meta.errors[name]!
+    const torch = this.#errors[name]!
     if (ours.length !== exact.length) return void this.#failures.push(`${name}: ${ours.length} values instead of ${exact.length}`)
     let [max, sum, largest, norm] = [0, 0, 0, 0]
     for (let i = 0; i < exact.length; i++) {
@@ -94,11 +103,12 @@ export class Comparison {
       norm += exact[i]! ** 2
     }
     // Floors, for tensors on which PyTorch happened to be almost exact: one ulp of the largest value, half an ulp of the norm.
-    let floor: TorchError = { max: largest * 2 ** -23, l2: Math.sqrt(norm) * 2 ** -24 }
+    const ulp = this.#storage === 'bf16' ? 2 ** -8 : 2 ** -23
+    let floor: TorchError = { max: largest * ulp, l2: (Math.sqrt(norm) * ulp) / 2 }
     if (name.startsWith('grad.') && name.endsWith('self.key.bias')) {
       // Softmax ignores a shift of all scores of a row, so this gradient is 0 and both sides hold nothing but the rounding of sums that cancel.
       // The key weight's gradient, (C, C), is a sum of the same terms times hidden values of about 1.
-      const weight = this.#golden.meta.errors[name.replace(/bias$/, 'weight')]!
+      const weight = this.#errors[name.replace(/bias$/, 'weight')]!
       floor = { max: weight.max, l2: weight.l2 / Math.sqrt(exact.length) }
     }
     this.#check(`${name} (largest difference)`, max, torch.max, floor.max, factor)
@@ -107,8 +117,9 @@ export class Comparison {
 
   /** `floor`: the rounding that no float32 implementation can avoid. */
   scalar(name: string, ours: number, floor: number, factor: number): void {
-    const { value, error } = this.#golden.meta.scalars[name]!
-    this.#check(`${name} = ${value}`, Math.abs(ours - value), error, floor, factor)
+    const { value, error, bf16Error } = this.#golden.meta.scalars[name]!
+    const torch = this.#storage === 'bf16' ? (bf16Error ?? 0) : error
+    this.#check(`${name} = ${value}`, Math.abs(ours - value), torch, floor, factor)
   }
 
   value(name: string, ours: number, exact: number, torchError: number, floor: number, factor: number): void {
@@ -128,12 +139,22 @@ export class Comparison {
   }
 }
 
-/** A device for each instruction set that this machine can run. */
-export async function devices(): Promise<Map<string, Device>> {
+/** A CPU device for each instruction set that this machine can run. */
+export async function cpuDevices(): Promise<Map<string, Device>> {
   const found = new Map<string, Device>()
   for (const isa of await availableIsas()) found.set(isa, await openIsa(isa, 2))
   return found
 }
+
+/** These and, where its library has been built, the CUDA device (or its emulator). */
+export async function devices(): Promise<Map<string, Device>> {
+  const found = await cpuDevices()
+  if (cudaLibrary) found.set('cuda', await openCuda())
+  return found
+}
+
+/** How a device stores hidden states. */
+export const storageOf = (device: Device): Storage => (device.kind === 'cuda' ? 'bf16' : 'f32')
 
 const weights = new Golden('weights.safetensors')
 

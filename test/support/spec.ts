@@ -89,7 +89,8 @@ export function ints(inputs: Operands, name: string): Int32Array | Uint32Array {
 }
 
 /** Whether a matrix of a case is stored as a hidden state. */
-export const isHidden = (spec: OpSpec, c: OpCase, name: string): boolean => (spec.hidden?.includes(name) ?? false) && !c.attributes[`${name}F32`]
+export const isHidden = (spec: OpSpec, c: OpCase, name: string): boolean =>
+  (spec.hidden?.includes(name) ?? false) && !c.attributes[`${name}F32`]
 
 export function widen(inputs: Inputs): Operands {
   return Object.fromEntries(Object.entries(inputs).map(([name, v]) => [name, v instanceof Float32Array ? Float64Array.from(v) : v]))
