@@ -1,19 +1,22 @@
-"""Scores of `bge eval` against the Python packages, on the same float32 vectors.
+"""Scores of `bge eval` against Python, on the same float32 vectors.
 
   bge eval --model MODEL --data DATA --out OUT --cache CACHE --dialect mteb2 --sklearn-compat 1.9
-  python benchmarks/cmteb_parity.py DATA OUT CACHE
+  python benchmarks/cmteb_parity.py DATA OUT CACHE [--against packages|mteb] [--types sts,...] [--json FILE]
 
-Reads the vectors from the cache, computes every task of OUT with numpy, scipy and scikit-learn the way mteb 2 does (ranking measures with
-pytrec_eval where it is installed, else with trec_eval's formulas written out here), and prints each metric with the difference.
+Reads the vectors from the cache (of one model and one maximal length) and computes every task of OUT: with numpy, scipy, scikit-learn and
+pytrec_eval the way mteb 2 does (`packages`, the default; without pytrec_eval trec_eval's formulas are written out here), or with mteb itself
+(cmteb_mteb.py). Prints each task with the main metric and the largest difference of any metric, and puts the table into FILE.
 """
+import argparse
 import hashlib
 import heapq
 import json
 import math
-import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
+import scipy
 import sklearn
 from scipy.stats import pearsonr, spearmanr
 from sklearn.cluster import MiniBatchKMeans
@@ -21,6 +24,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, precision_score, recall_score, v_measure_score
 from sklearn.metrics.pairwise import paired_cosine_distances, paired_euclidean_distances, paired_manhattan_distances
 
+try:
+    import pytrec_eval
+except ImportError:
+    pytrec_eval = None
+try:
+    import torch
+except ImportError:
+    torch = None
+
+warnings.simplefilter("ignore")  # quotients of 0 / 0, which mteb's settings make 0
 CUTOFFS = (1, 3, 5, 10, 20, 100, 1000)
 
 
@@ -51,12 +64,20 @@ def normalized(x):
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
+def similarity(a, b):
+    """mteb's pairwise_cos_sim. Its order of summation is torch's; without torch the values differ by rounding."""
+    if torch is None:
+        return (normalized(a) * normalized(b)).sum(1)
+    a, b = (torch.nn.functional.normalize(torch.from_numpy(x), p=2, dim=1) for x in (a, b))
+    return (a * b).sum(dim=-1).numpy()
+
+
 def sts(task, vectors):
     data = rows(task.with_suffix(".jsonl"))
     a, b = vectors([r["text1"] for r in data]), vectors([r["text2"] for r in data])
     gold = [r["label"] for r in data]
     similarities = {
-        "": (normalized(a) * normalized(b)).sum(1),
+        "": similarity(a, b),
         "cosine_": 1 - paired_cosine_distances(a, b),
         "manhattan_": -paired_manhattan_distances(a, b),
         "euclidean_": -paired_euclidean_distances(a, b),
@@ -69,7 +90,7 @@ def pair_classification(task, vectors):
     a, b = vectors([r["text1"] for r in data]), vectors([r["text2"] for r in data])
     labels = np.array([int(r["label"]) for r in data])
     similarities = {
-        "similarity": ((normalized(a) * normalized(b)).sum(1), True),
+        "similarity": (similarity(a, b), True),
         "cosine": (1 - paired_cosine_distances(a, b), True),
         "manhattan": (paired_manhattan_distances(a, b), False),
         "euclidean": (paired_euclidean_distances(a, b), False),
@@ -96,8 +117,9 @@ def pair_classification(task, vectors):
 
 
 def ranking(run, qrels):
-    """run: qid -> {did: score}. The means of pytrec_eval, rounded as mteb rounds them, and mteb's own mrr."""
+    """run: qid -> {did: score}. The means of trec_eval's measures, rounded as mteb rounds them, and mteb's own mrr."""
     sums = {}
+    trec = trec_means(run, qrels) if pytrec_eval else {}
     for qid, scores in run.items():
         judged = qrels[qid]
         ranked = sorted(scores, key=lambda did: (scores[did], did.encode()), reverse=True)
@@ -118,7 +140,14 @@ def ranking(run, qrels):
             }
             for name, value in values.items():
                 sums[f"{name}_at_{k}"] = sums.get(f"{name}_at_{k}", 0) + value
-    return {name: total / len(run) if name.startswith("mrr") else round(total / len(run), 5) for name, total in sums.items()}
+    return {**{name: total / len(run) if name.startswith("mrr") else round(total / len(run), 5) for name, total in sums.items()}, **trec}
+
+
+def trec_means(run, qrels):
+    measures = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precision": "P", "hit_rate": "success"}
+    wanted = {f"{name}.{','.join(map(str, CUTOFFS))}" for name in measures.values()}
+    scores = pytrec_eval.RelevanceEvaluator(qrels, wanted).evaluate(run)
+    return {f"{ours}_at_{k}": round(sum(s[f"{theirs}_{k}"] for s in scores.values()) / len(scores), 5) for ours, theirs in measures.items() for k in CUTOFFS}
 
 
 def top(scores, ids, size=1000):
@@ -183,25 +212,60 @@ FOLDERS = {"sts": "sts", "retrieval": "retrieval", "reranking": "reranking", "cl
 TYPES = {"sts": sts, "retrieval": retrieval, "reranking": reranking, "classification": classification, "clustering": clustering, "pairClassification": pair_classification}
 
 
-def main(data, out, cache):
-    summary = json.loads((Path(out) / "summary.json").read_text())
-    plain, worst = Vectors(cache, ""), 0.0
-    print(f"scikit-learn {sklearn.__version__}\n{'task':34}{'metrics':>8}  {'main metric':18}{'bge':>10}{'Python':>10}{'difference':>12}{'largest':>10}")
+def expectation(against):
+    """A function (kind, path, plain vectors, query vectors) -> scores, and what it stands on."""
+    packages = f"scikit-learn {sklearn.__version__}, scipy {scipy.__version__}, numpy {np.__version__}"
+    if against == "mteb":
+        import cmteb_mteb
+
+        return lambda *of: cmteb_mteb.scores(*of, rows), f"{cmteb_mteb.VERSION}, {packages}"
+    trec = "pytrec_eval" if pytrec_eval else "trec_eval's formulas"
+    return lambda kind, path, plain, queries: TYPES[kind](path, plain, *([queries] if queries else [])), f"{packages}, {trec}"
+
+
+def distance(ours, theirs):
+    """Of two scores; NaN, which is null in our files, equals NaN alone."""
+    if ours is None or math.isnan(theirs):
+        return 0.0 if ours is None and math.isnan(theirs) else math.inf
+    return abs(ours - theirs)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name in ("data", "out", "cache"):
+        parser.add_argument(name)
+    parser.add_argument("--against", choices=["packages", "mteb"], default="packages")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--types", default=",".join(FOLDERS))
+    options = parser.parse_args()
+    summary = json.loads((Path(options.out) / "summary.json").read_text())
+    plain, table = Vectors(options.cache, ""), []
+    scores_of, packages = expectation(options.against)
+    print(f"{packages}\n{'task':34}{'metrics':>8}  {'main metric':18}{'bge':>10}{'Python':>10}{'difference':>12}{'largest':>10}")
     for result in summary["tasks"]:
-        if "error" in result:
-            continue
         kind = result["type"]
-        path = Path(data) / FOLDERS[kind] / result["task_name"]
-        asked = [Vectors(cache, result["instruction"])] if kind in ("retrieval", "reranking") else []
-        expected = TYPES[kind](path, plain, *asked)
-        differences = {name: result["scores"][name] - value for name, value in expected.items()}
-        name = max(differences, key=lambda metric: abs(differences[metric]))
+        if "error" in result or kind not in options.types.split(","):
+            continue
+        queries = Vectors(options.cache, result["instruction"]) if kind in ("retrieval", "reranking") else None
+        expected = scores_of(kind, Path(options.data) / FOLDERS[kind] / result["task_name"], plain, queries)
+        differences = {name: distance(result["scores"][name], value) for name, value in expected.items() if name in result["scores"]}
+        name = max(differences, key=differences.get)
         main_metric = result["main_metric"]
-        worst = max(worst, abs(differences[name]))
-        print(f"{kind + '/' + result['task_name']:34}{len(expected):>8}  {main_metric:18}{result['main_score']:>10.6f}{expected[main_metric]:>10.6f}"
-              f"{differences[main_metric]:>12.1e}{abs(differences[name]):>10.1e} {name}")
-    print(f"largest difference of any metric: {worst:.1e}")
+        row = dict(
+            task=f"{kind}/{result['task_name']}", metrics=len(differences), mainMetric=main_metric, bge=result["main_score"], python=expected[main_metric],
+            difference=differences[main_metric], largest=differences[name], largestOf=name, above1e5=sorted(m for m, d in differences.items() if d > 1e-5),
+            onlyPython=sorted(set(expected) - set(differences)), sklearn=result["sklearn"])
+        table.append(row)
+        print(f"{row['task']:34}{row['metrics']:>8}  {main_metric:18}{row['bge']:>10.6f}{row['python']:>10.6f}{row['difference']:>12.1e}{row['largest']:>10.1e} {name}")
+    worst = max(table, key=lambda row: row["largest"])
+    print(f"largest difference of any metric: {worst['largest']:.1e}, {worst['largestOf']} of {worst['task']}")
+    print(f"largest difference of a main metric: {max(row['difference'] for row in table):.1e}")
+    if options.json:
+        file = json.loads(options.json.read_text()) if options.json.exists() else {}
+        key = f"{options.against}: {packages}; --sklearn-compat {table[0]['sklearn']}"
+        file[key] = list({**{row["task"]: row for row in file.get(key, [])}, **{row["task"]: row for row in table}}.values())
+        options.json.write_text(json.dumps(file, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -2,13 +2,11 @@
 //   BGE_PYTHON=python3 npm run bench -- encoder-vs-torch [--models small,base] [--repeats 7] [--threads N] [--train] [--out NAME]
 // BGE_PYTHON: an interpreter with torch, transformers and safetensors. ratio > 1: we are faster.
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
-import { existsSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { setTimeout as pause } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { buildTokenBatch } from '../lib/data/batch.js'
 import { type Random, random } from '../lib/data/random.js'
@@ -17,7 +15,7 @@ import { initialiseParameters } from '../lib/model/parameters.js'
 import { writeSafetensors } from '../lib/model/safetensors.js'
 import { type Device, type DropoutKey, type Encoder, type EncoderConfig, openDevice } from '../lib/native.js'
 import { gradCache } from '../lib/train/gradcache.js'
-import { machineFacts, writeResults } from './support.js'
+import { checkoutFile, machineFacts, median, writeResults } from './support.js'
 
 const vocabulary = 21128
 const [sequences, length] = [32, 128]
@@ -45,7 +43,7 @@ class Peer {
   readonly #child: ChildProcessWithoutNullStreams
   readonly #lines: AsyncIterator<string>
   constructor(python: string, options: unknown) {
-    this.#child = spawn(python, [peerScript(), JSON.stringify(options)])
+    this.#child = spawn(python, [checkoutFile('benchmarks/peers/torch_encoder.py'), JSON.stringify(options)])
     this.#child.stderr.pipe(process.stderr)
     this.#lines = createInterface(this.#child.stdout)[Symbol.asyncIterator]()
   }
@@ -60,15 +58,6 @@ class Peer {
   }
   close(): void {
     this.#child.stdin.end()
-  }
-}
-
-/** This file may run from a build folder; the script lies in the checkout above it. */
-function peerScript(): string {
-  for (let folder = dirname(fileURLToPath(import.meta.url)); ; folder = dirname(folder)) {
-    const file = join(folder, 'benchmarks/peers/torch_encoder.py')
-    if (existsSync(file)) return file
-    if (folder === dirname(folder)) throw new Error('benchmarks/peers/torch_encoder.py is in no folder above this benchmark')
   }
 }
 
@@ -224,12 +213,6 @@ function compare(ours: Float32Array, exact: number[][]): { maxDifference: number
     minCosine = Math.min(minCosine, dot / Math.sqrt(a * b))
   }
   return { maxDifference, minCosine }
-}
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b)
-  const middle = sorted.length >> 1
-  return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
 }
 
 function summary(name: string, runs: Timing, correctness: Record<string, unknown>): Result {

@@ -5,7 +5,7 @@ import { parseArgs } from 'node:util'
 import { openDevice } from '../lib/native.js'
 import { specs } from '../test/ops/index.js'
 import { Random } from '../test/support/random.js'
-import type { OpCase } from '../test/support/spec.js'
+import { inFloat64, type OpCase } from '../test/support/spec.js'
 import { fmaPeak, machineFacts, writeResults } from './support.js'
 
 const { values: options, positionals: words } = parseArgs({
@@ -41,7 +41,10 @@ for (const spec of specs) {
   for (const c of spec.benchmarks ?? []) {
     const title = titleOf(c)
     if (!words.every((word) => `${spec.name} ${title}`.includes(word))) continue
-    const { seconds } = await device.op(spec.name, spec.inputs(c, new Random(1)), { ...c.attributes, repeat: Number(options.repeat) })
+    const { seconds } = await device.op(spec.name, spec.inputs(c, new Random(1), inFloat64), {
+      ...c.attributes,
+      repeat: Number(options.repeat),
+    })
     const s = seconds![0]!
     const result: Result = {
       op: spec.name,

@@ -14,6 +14,17 @@ const root: string = (() => {
   }
 })()
 
+/** The path of a file of the checkout; a benchmark may run from a build folder. */
+export function checkoutFile(path: string): string {
+  return join(root, path)
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  const middle = sorted.length >> 1
+  return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
+}
+
 /** Without these a number means nothing. */
 export interface MachineFacts {
   cpu: string
@@ -36,7 +47,7 @@ export function machineFacts(device: Device): MachineFacts {
   }
 }
 
-function commit(): string {
+export function commit(): string {
   try {
     const git = (...args: string[]): string =>
       execFileSync('git', args, { cwd: root, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim()

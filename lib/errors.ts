@@ -2,6 +2,7 @@
 export type BgeErrorCode =
   | 'ERR_BGE_ARGUMENT' // an argument or option of a public function or command
   | 'ERR_BGE_CONFIG' // a key or value in a training configuration
+  | 'ERR_BGE_RECIPE' // a key or value in a curation recipe
   | 'ERR_BGE_DATA' // a row of a data file (message starts with file:line)
   | 'ERR_BGE_FILE' // a file is missing, unreadable or cannot be written
   | 'ERR_BGE_MODEL_FORMAT' // a model folder: configuration, weights, names, shapes, pickle
@@ -18,6 +19,7 @@ export type BgeErrorCode =
   | 'ERR_BGE_HUB' // a hub or mirror: no answer, an error status, a wrong hash, or offline mode
   | 'ERR_BGE_ENDPOINT' // an embedding service: no answer, an error status, or an answer that is no list of vectors
   | 'ERR_BGE_SAVE' // a save that was written but does not read back equal, or could not be written
+  | 'ERR_BGE_DEPENDENCY' // an optional package that this command needs is not installed or does not load
   | 'ERR_BGE_INTERNAL'
 
 /** Every error of this package that a caller can cause or act on. `message` is one sentence: what was expected, what came, where. */

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { BgeError } from './errors.js'
 
@@ -210,9 +210,26 @@ export interface DeviceOptions {
   threads?: number
 }
 
+/** Of `multiplyFloat64`: c (M, N) = op(a) op(b). */
+export interface Float64Product {
+  m: number
+  n: number
+  k: number
+  /** which operand is stored transposed: 'a' as (K, M), 'b' as (N, K). Default: neither, a (M, K) and b (K, N) */
+  transposed?: 'a' | 'b'
+  /** Default: what affinity and cgroup limits allow */
+  threads?: number
+}
+
 interface Addon {
   configure(errorClass: unknown): void
-  openDevice(options: { threads?: number; isa?: string }): Device
+  multiplyFloat64(
+    c: Float64Array,
+    a: Float64Array,
+    b: Float64Array,
+    shape: { m: number; n: number; k: number; transposeA: boolean; transposeB: boolean; threads?: number; isa?: string },
+  ): Promise<void>
+  openDevice(options: { threads?: number; isa?: string; note?: string } | { cuda: number; libraries: readonly string[] }): Device
 }
 
 let addon: Addon | undefined
@@ -256,25 +273,75 @@ function loadAddon(): Addon {
   )
 }
 
+/** Where the CUDA library may be, in the order of search. BGE_CUDA_LIBRARY names the one to use. */
+function cudaLibraries(): string[] {
+  const named = process.env['BGE_CUDA_LIBRARY']
+  if (named) return [named]
+  const root = fileURLToPath(new URL('..', import.meta.url))
+  const found = [join(root, 'build-cuda/bge_cuda.so')]
+  try {
+    // The package that carries the library: an optional peer.
+    const manifest = createRequire(import.meta.url).resolve('bge-forge-cuda/package.json')
+    found.push(join(dirname(manifest), 'bge_cuda.so'))
+  } catch {
+    // It is not installed.
+  }
+  return found
+}
+
+async function openCuda(index: number): Promise<Device> {
+  const device = loadAddon().openDevice({ cuda: index, libraries: cudaLibraries() })
+  try {
+    await device.synchronize() // makes the CUDA context, on the device's own thread
+  } catch (error) {
+    device.dispose()
+    throw error
+  }
+  return device
+}
+
 /**
  * Opens a device. Its kernels run on its own thread(s), never on the event loop; calls are executed in the order they were made.
+ * CUDA needs the CUDA library: `BGE_CUDA_LIBRARY`, else `build-cuda/bge_cuda.so` of this checkout, else that of the package bge-forge-cuda.
+ * 'auto' takes cuda:0 where it can be opened; where it cannot, the CPU, and `description` says why.
  * `BGE_ISA=base|avx2|avx512` forces an instruction set (tests).
  * @throws ERR_BGE_DEVICE_UNAVAILABLE for a device that is not there (an explicit 'cuda' never falls back), ERR_BGE_NO_BINARY
  */
 export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   const kind = options.device ?? 'auto'
-  if (kind !== 'auto' && kind !== 'cpu' && !/^cuda(:\d+)?$/.test(kind)) {
+  const cuda = /^cuda(?::(\d{1,3}))?$/.exec(kind)
+  if (kind !== 'auto' && kind !== 'cpu' && !cuda) {
     throw new BgeError('ERR_BGE_ARGUMENT', `device must be 'auto', 'cpu', 'cuda' or 'cuda:N', but was "${kind}"`)
   }
-  if (kind.startsWith('cuda')) {
-    throw new BgeError(
-      'ERR_BGE_DEVICE_UNAVAILABLE',
-      `device "${kind}" was asked for, but this version of bge-forge has no CUDA library yet; use 'cpu' or 'auto'`,
-    )
+  if (cuda) return await openCuda(Number(cuda[1] ?? 0))
+  let note: string | undefined
+  if (kind === 'auto') {
+    try {
+      return await openCuda(0)
+    } catch (error) {
+      if (!(error instanceof BgeError && error.code === 'ERR_BGE_DEVICE_UNAVAILABLE')) throw error
+      note = `not cuda: ${error.message.replace(/[:;] .*/, '')}`
+    }
   }
-  const native = loadAddon()
-  return native.openDevice({
+  return loadAddon().openDevice({
     ...(options.threads === undefined ? {} : { threads: options.threads }),
     ...(process.env['BGE_ISA'] ? { isa: process.env['BGE_ISA'] } : {}),
+    ...(note === undefined ? {} : { note }),
+  })
+}
+
+/**
+ * c = op(a) op(b) in float64, row-major, on threads of this machine, whatever device a model is on. Every element is summed over k in ascending order:
+ * the result does not depend on `threads`. The arrays are not copied, so they may be neither changed nor transferred before the promise settles.
+ * @throws ERR_BGE_ARGUMENT, ERR_BGE_SHAPE for an array of the wrong size, ERR_BGE_NO_BINARY; rejects with ERR_BGE_OOM
+ */
+export async function multiplyFloat64(c: Float64Array, a: Float64Array, b: Float64Array, product: Float64Product): Promise<void> {
+  const { transposed, ...shape } = product
+  const isa = process.env['BGE_ISA']
+  await loadAddon().multiplyFloat64(c, a, b, {
+    ...shape,
+    transposeA: transposed === 'a',
+    transposeB: transposed === 'b',
+    ...(isa ? { isa } : {}),
   })
 }

@@ -30,7 +30,7 @@ describe('the command line', () => {
     expect(bge('--version')).toMatchObject({ status: 0, stdout: `${version}\n` })
     const help = bge('--help')
     expect(help.status).toBe(0)
-    for (const command of ['new', 'embed', 'pretrain', 'contrastive', 'finetune', 'mine', 'eval', 'quickstart']) {
+    for (const command of ['new', 'embed', 'pretrain', 'contrastive', 'finetune', 'mine', 'eval', 'curate', 'data', 'quickstart']) {
       expect(help.stdout).toMatch(new RegExp(`^  ${command} `, 'm'))
       expect(bge(command, '--help')).toMatchObject({ status: 0, stderr: '' })
     }

@@ -1,14 +1,16 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { appendFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type CmtebSet, cmtebTasks, type Dialect } from '../lib/eval/cmteb/tasks.js'
+import { evaluateBenchmark } from '../lib/eval/benchmark.js'
 import { evaluateTasks, type RunOptions } from '../lib/eval/evaluate.js'
 import type { Evaluation } from '../lib/eval/evaluation.js'
 import { evaluateRetrieval, type EvaluationContext } from '../lib/eval/evaluators.js'
 import { pythonRound } from '../lib/eval/ranking.js'
 import { readBaseline } from '../lib/eval/results.js'
+import { type RunSettings, writeRunSettings } from '../lib/eval/run_settings.js'
 import { benchmarkTask, type EvalTask } from '../lib/eval/sources.js'
 import { compare, published } from '../lib/report/comparison.js'
 import { textTable } from '../lib/report/table.js'
@@ -76,7 +78,7 @@ describe('a run of C-MTEB', () => {
 
   test('files are what mteb validates', () => {
     const results = join(folder, 'results/org__some_model/r__1')
-    expect(readdirSync(results).sort()).toEqual([...HELD.map((name) => `${name}.json`), 'model_meta.json'].sort())
+    expect(readdirSync(results).sort()).toEqual([...HELD.map((name) => `${name}.json`), 'model_meta.json', 'run_settings.jsonl'].sort())
     for (const name of HELD) checkTaskResult(json(results, `${name}.json`), name)
     checkModelMeta(json(results, 'model_meta.json'))
     const afqmc = json(results, 'AFQMC.json') as { scores: { validation: Record<string, unknown>[] } }
@@ -93,6 +95,12 @@ describe('a run of C-MTEB', () => {
     for (const k of [1, 3, 5, 10, 20, 100, 1000])
       for (const name of ['ndcg', 'map', 'recall', 'precision', 'mrr', 'hit_rate'])
         expect(covid.scores.dev[0]).toHaveProperty(`${name}_at_${k}`)
+    for (const task of ['CovidRetrieval', 'T2Reranking']) {
+      const { scores } = json(results, `${task}.json`) as { scores: { dev: Record<string, unknown>[] } }
+      const abstention = Object.keys(scores.dev[0]!).filter((name) => name.startsWith('nauc_'))
+      expect(abstention).toHaveLength(5 * 7 * 3)
+      expect(abstention).toContain('nauc_precision_at_1000_diff1')
+    }
     expect(
       (json(results, 'TNews.json') as { scores: { validation: { scores_per_experiment: unknown[] }[] } }).scores.validation[0]!
         .scores_per_experiment,
@@ -100,6 +108,38 @@ describe('a run of C-MTEB', () => {
     expect(
       (json(results, 'CLSClusteringS2S.json') as { scores: { test: { v_measures: number[] }[] } }).scores.test[0]!.v_measures.length,
     ).toBeGreaterThan(0)
+  })
+
+  test('how they were run is written once for each task and split', async () => {
+    const results = join(folder, 'results/org__some_model/r__1')
+    const lines = (): RunSettings[] =>
+      readFileSync(join(results, 'run_settings.jsonl'), 'utf8')
+        .trim()
+        .split('\n')
+        .map((line) => JSON.parse(line) as RunSettings)
+    expect(lines().map(({ task }) => task)).toEqual(evaluation.tasks.flatMap((task) => ('error' in task ? [] : [task.task_name])))
+    const { version } = json('package.json') as { version: string }
+    expect(lines()[0]).toEqual({
+      task: 'CovidRetrieval',
+      splits: ['dev'],
+      version: {
+        mteb: null, torch: null, 'sentence-transformers': null, 'flash-attn': null, transformers: null, 'bge-forge': version, 'scikit-learn rules': '1.9',
+      }, // biome-ignore format: a list
+      encode_kwargs: { instruction: '', max_length: null, dialect: 'mteb2' },
+      subsets: ['default'],
+    })
+    // Another run of a task replaces its line; lines of mteb's older form and of other subsets stay; what is no JSON goes.
+    const count = lines().length
+    appendFileSync(join(results, 'run_settings.jsonl'), '{"task":"X","split":"test","subset":"en"}\n{"task":\n')
+    const settings = { version: {}, encode_kwargs: { batch_size: 32 } }
+    await writeRunSettings(results, { task: 'AFQMC', splits: ['validation'], subsets: ['default'], ...settings })
+    await writeRunSettings(results, { task: 'X', splits: ['test', 'dev'], subsets: ['zh', 'de'], ...settings })
+    expect(lines()).toHaveLength(count + 2)
+    expect(lines().find(({ task }) => task === 'AFQMC')?.encode_kwargs).toEqual({ batch_size: 32 })
+    expect(lines().slice(-2)).toEqual([
+      { task: 'X', splits: ['test'], subsets: ['en'] },
+      { task: 'X', splits: ['dev', 'test'], subsets: ['de', 'zh'], ...settings },
+    ])
   })
 
   test('they read back as a baseline', async () => {
@@ -129,6 +169,16 @@ describe('a run of C-MTEB', () => {
       ['cosine_ap', '1.8'],
     ])
     expect(json(out, 'old/results/local__model', 'f'.repeat(12), 'Ocnli.json')).toMatchObject({ mteb_version: null })
+  })
+
+  test('the benchmark as a function of the library: the set, its dialect, nothing outside of it', async () => {
+    const source = { data: HUB, hub: { network: 'offline', cache: join(out, 'no-cache') } } as const
+    const { tasks, benchmark } = await evaluateBenchmark(hashModel(), { tasks: ['Ocnli', 'AFQMC'], source })
+    expect(tasks.map((task) => 'main_metric' in task && task.main_metric)).toEqual(['max_accuracy', 'cosine_spearman'])
+    expect(benchmark).toMatchObject({ set: 'cmn-31', dialect: 'mteb2', sklearn: '1.9', meanTask: null })
+    const old = await evaluateBenchmark(hashModel(), { set: 'paper-35', tasks: ['STS22'], source }, { rules: { dialect: 'cmteb2023' } })
+    expect(old.benchmark).toMatchObject({ set: 'paper-35', dialect: 'cmteb2023', sklearn: '1.8' })
+    await expect(evaluateBenchmark(hashModel(), { tasks: ['STS22'] })).rejects.toThrow(/tasks must be tasks of cmn-31, but was "STS22"/)
   })
 
   test('a limited run writes no files of mteb', async () => {
@@ -167,6 +217,12 @@ test('baselines of mteb 1.1 are read', async () => {
     ['LCQMC', 0.72],
     ['Ocnli', 0.64],
   ])
+  // As Python writes what is no number.
+  writeFileSync(
+    join(folder, 'EcomRetrieval.json'),
+    '{"task_name":"EcomRetrieval","scores":{"dev":[{"main_score":0.5,"nauc_map_at_1_max":NaN}]}}',
+  )
+  expect((await readBaseline(folder)).scores.get('EcomRetrieval')).toBe(0.5)
   write('broken', { task_name: 'X' })
   writeFileSync(join(folder, 'half.json'), '{"task_name":')
   await expect(readBaseline(folder)).rejects.toThrow(/half\.json must be a JSON file of results/)

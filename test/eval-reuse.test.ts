@@ -2,12 +2,16 @@ import { appendFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSy
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterAll, beforeEach, describe, expect, test } from 'vitest'
+import { progressLine } from '../lib/cli/eval_progress.js'
 import { evaluate, evaluateTasks } from '../lib/eval/evaluate.js'
 import { limitData } from '../lib/eval/limit.js'
 import { runEmbedder } from '../lib/eval/run_embedder.js'
-import { customPairs, customRetrieval } from '../lib/eval/sources.js'
-import { openVectorCache, textKey } from '../lib/eval/vector_cache.js'
+import { type RunProgress, runMeter } from '../lib/eval/run_meter.js'
+import { customPairs, customRetrieval, localTask, pairsTask } from '../lib/eval/sources.js'
+import { listTasks } from '../lib/eval/tasks.js'
+import { openVectorCache, textKey } from '../lib/model/vector_cache.js'
 import { readKnownScores, verify } from '../lib/eval/verify.js'
+import { plainDevice } from './support/fake_model.js'
 import { hashModel } from './support/hash_model.js'
 
 const root = mkdtempSync(join(tmpdir(), 'bge-reuse-'))
@@ -190,6 +194,83 @@ describe('the vector cache', () => {
   })
 })
 
+describe('the progress of a run', () => {
+  test('knows before the first text how many tokens every type of task will ask for', async () => {
+    everyType()
+    for (const task of (await listTasks(folder)).map(localTask)) {
+      for (const limit of [undefined, 5]) {
+        const asked = runEmbedder(hashModel())
+        const totals = new Set<number>()
+        const evaluation = await evaluateTasks({ ...asked, device: plainDevice() }, [task], {
+          instruction: '指示：',
+          rules: limit === undefined ? {} : { limit },
+          onProgress: (_, { run }) => totals.add(run.totalTokens),
+        })
+        expect(evaluation.tasks[0]).not.toHaveProperty('error')
+        expect([...totals], task.type).toEqual([asked.work.encoded])
+      }
+    }
+  })
+
+  test('counts finished tasks as nothing to do, and known texts as done', async () => {
+    const out = join(everyType(), 'out')
+    await evaluate(hashModel(), { data: folder, tasks: ['sts'], out })
+    const seen: RunProgress[] = []
+    await evaluate(hashModel(), { data: folder, out, onProgress: (_, { run }) => seen.push(run) })
+    expect(seen[0]!.task).toBe(2)
+    for (const [i, { tokens, totalTokens, secondsLeft }] of seen.entries()) {
+      expect(totalTokens).toBe(seen[0]!.totalTokens)
+      expect(tokens).toBeGreaterThan(i === 0 ? 0 : seen[i - 1]!.tokens)
+      expect(secondsLeft).toBeGreaterThanOrEqual(0)
+    }
+    // The last two tasks have the same texts: nothing is encoded for them, so nothing is reported.
+    expect(seen.at(-1)!.tokens).toBeLessThan(seen[0]!.totalTokens)
+  })
+
+  test('time left is that of the tokens left, at the speed of those encoded', () => {
+    const work = { known: 0, encoded: 0, seconds: 0 }
+    const meter = runMeter([100, 50, 200], work)
+    meter.begin(0)
+    expect(meter.progress()).toEqual({ tokens: 0, totalTokens: 350, secondsLeft: null, task: 1, tasks: 3 })
+    Object.assign(work, { encoded: 50, seconds: 5 })
+    expect(meter.progress()).toMatchObject({ tokens: 50, secondsLeft: 30 })
+    // The first task stopped halfway; half of the second was known.
+    meter.begin(1)
+    Object.assign(work, { known: 25, encoded: 60, seconds: 6 })
+    expect(meter.progress()).toMatchObject({ tokens: 135, secondsLeft: 21.5, task: 2 })
+    meter.begin(2)
+    expect(meter.progress()).toMatchObject({ tokens: 150, secondsLeft: 20 })
+  })
+
+  test('bad data is told of before the first text is encoded, once, and the others go on', async () => {
+    everyType()
+    write('clustering/C.jsonl', [{ text: '天', label: {} }])
+    const told: string[] = []
+    const model = hashModel()
+    const { tasks } = await evaluate(model, {
+      data: folder,
+      onTask: (task, outcome) =>
+        told.push(`${task.name} ${outcome === undefined ? 'starts' : 'error' in outcome ? outcome.error.code : 'ends'}`),
+      onProgress: () => {},
+    })
+    expect(told[0]).toBe('C ERR_BGE_DATA')
+    expect(told.filter((line) => line.startsWith('C '))).toHaveLength(1)
+    expect(told).toContain('S starts')
+    expect(tasks.map((task) => ('error' in task ? task.error.code : 'ok'))).toEqual(['ok', 'ok', 'ok', 'ok', 'ERR_BGE_DATA', 'ok'])
+  })
+
+  test('is one line, what matters most first', () => {
+    const list = { tokens: 2_000, totalTokens: 10_000, texts: 100, totalTexts: 1_500, seconds: 4 }
+    const run = { tokens: 30_000, totalTokens: 90_000, secondsLeft: 3_725, task: 3, tasks: 9 }
+    expect(progressLine({ type: 'sts', name: 'BQ' }, { ...list, run })).toBe(
+      '[3/9] 33% · ETA 1:02:05 · sts/BQ: 100 of 1,500 texts, 0:16 · 500 tokens/s',
+    )
+    expect(progressLine({ type: 'sts', name: 'BQ' }, { ...list, run: { ...run, tasks: 1 } })).toBe(
+      'sts/BQ: 100 of 1,500 texts · ETA 0:16 · 500 tokens/s',
+    )
+  })
+})
+
 describe('tasks of one flag', () => {
   test('three files, and pair files of each kind', async () => {
     everyType()
@@ -215,6 +296,11 @@ describe('tasks of one flag', () => {
   })
 
   test('what does not fit is said', async () => {
+    const same = pairsTask('same', write('same.jsonl', pairs))
+    await expect(evaluateTasks(hashModel(), [await same, await same])).rejects.toThrow(
+      /tasks must be tasks of different names, but was "sts\/same"/,
+    )
+    await expect(pairsTask('a/b', join(folder, 'same.jsonl'))).rejects.toThrow(/the name of a task must be letters, digits/)
     expect(() => customRetrieval('mine=a,b')).toThrow(/--task-retrieval must be NAME=corpus\.jsonl,queries\.jsonl,qrels\.jsonl/)
     await expect(customPairs('LCQMC=a.jsonl')).rejects.toThrow(/a name that no task of C-MTEB has/)
     await expect(customPairs(`x=${write('empty.jsonl', [])}`)).rejects.toThrow(/at least one row/)

@@ -7,6 +7,7 @@ import { promisify } from 'node:util'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { withLock } from '../lib/hub/cache.js'
 import { type HubRepo, hubFile, listHubFiles } from '../lib/hub/hub.js'
+import { proxyAdvice } from '../lib/hub/proxy.js'
 import { hubSettings } from '../lib/hub/settings.js'
 import { COMMIT, gitHash, type HubServer, repository, sha256, startHub } from './support/hub_server.js'
 
@@ -170,6 +171,22 @@ describe('hubFile', () => {
     })
     vi.stubEnv('HF_HUB_ENDPOINT', 'https://hf-mirror.com')
     await expect(hubFile(REPO, 'README.md', at())).rejects.toThrow('the name that is read is HF_ENDPOINT')
+    hub = await startHub()
+  })
+
+  it('says why a proxy of the environment was not used', async () => {
+    expect(proxyAdvice({}, '20.20.2')).toBe('')
+    expect(proxyAdvice({ https_proxy: 'http://p' }, '20.20.2')).toMatch(
+      /^; https_proxy is set, but Node 20\.20\.2 reads no proxy: 22\.21 or 24/,
+    )
+    expect(proxyAdvice({ HTTPS_PROXY: 'http://p' }, '22.21.0')).toBe(
+      '; HTTPS_PROXY is set, but Node reads it only with NODE_USE_ENV_PROXY=1',
+    )
+    expect(proxyAdvice({ HTTPS_PROXY: 'http://p', NODE_USE_ENV_PROXY: '1' }, '24.0.0')).toBe('')
+    await hub.close()
+    vi.stubEnv('HTTPS_PROXY', 'http://127.0.0.1:9')
+    vi.stubEnv('NODE_USE_ENV_PROXY', undefined)
+    await expect(hubFile(REPO, 'README.md', at())).rejects.toThrow(/does not answer .*; HTTPS_PROXY is set, but Node /)
     hub = await startHub()
   })
 

@@ -1,9 +1,11 @@
 import { describe, expect, test } from 'vitest'
+import { aggregate } from '../lib/eval/cmteb/aggregate.js'
+import { CMTEB_SETS } from '../lib/eval/cmteb/tasks.js'
 import type { Evaluation, TaskFailure, TaskResult } from '../lib/eval/evaluation.js'
 import type { Other } from '../lib/report/comparison.js'
 import { reportPage } from '../lib/report/page.js'
 import { radar } from '../lib/report/radar.js'
-import { signed, textTable } from '../lib/report/table.js'
+import { shorten, signed, textTable } from '../lib/report/table.js'
 
 const result = (type: TaskResult['type'], name: string, main_score: number, more: Partial<TaskResult> = {}): TaskResult & { file: null } => ({
   task_name: name, type, main_score, main_metric: 'm', scores: { m: main_score, other: 0.25 }, n: { pairs: 1234 }, model: 'models/<b>', instruction: '', max_length: null,
@@ -97,6 +99,36 @@ describe('the page', () => {
   })
 })
 
+test('measures at cut-offs are a table, nAUC folds away, and what is no number is a dash', () => {
+  const scores = { ndcg_at_1: 0.25, ndcg_at_10: 0.5, accuracy: 0.125, nauc_ndcg_at_1_max: Number.NaN, nauc_ndcg_at_10_max: -0.03 }
+  const page = reportPage({ ...evaluation, tasks: [result('retrieval', 'R', 0.5, { scores })] }, { model: 'm' })
+  const row = (name: string, ...cells: string[]): string =>
+    `<th scope="row">${name}</th>${cells.map((cell) => `<td class="num">${cell}</td>`).join('')}</tr>`
+  expect(page).toContain(row('ndcg_at_k', '25.00', '50.00'))
+  expect(page).toContain('<span>accuracy<b>12.50</b></span>')
+  expect(page.slice(page.indexOf('<details class="inner">'))).toContain(row('nauc_ndcg_at_k_max', '–', '-3.00'))
+})
+
+test('a page without any score has neither tiles nor an empty chart, and says why', () => {
+  const missing = CMTEB_SETS['cmn-31'].map(({ name }) => name)
+  const none: Evaluation = {
+    ...evaluation,
+    tasks: [failure, { ...failure, type: 'sts' }, { ...failure, type: 'retrieval' }],
+    averages: {},
+    benchmark: { ...aggregate('cmn-31', new Map()), dialect: 'mteb2', sklearn: '1.9', limit: null },
+  }
+  const page = reportPage(none, { model: '模型'.repeat(40) })
+  expect(page).not.toMatch(/class="tiles"|<svg/)
+  expect(page).toContain(`No mean of cmn-31: 31 of 31 tasks have no score: ${missing.join(', ')}`)
+  checkNesting(page.replace(/<!doctype html>/, '').replace(/<style>[\s\S]*<\/style>/, ''))
+})
+
+test('a model of a training run is called by its stage', () => {
+  expect(['runs/finetune/model', 'BAAI/bge-small-zh-v1.5', 'model/', '/'].map(shorten)).toEqual([
+    'finetune/model', 'bge-small-zh-v1.5', 'model', '/',
+  ]) // biome-ignore format: a list
+})
+
 test('the radar: a polygon for each whole series, none for one with a hole, nothing with two axes', () => {
   const svg = radar(
     ['A', 'B', 'C'],
@@ -107,8 +139,9 @@ test('the radar: a polygon for each whole series, none for one with a hole, noth
   )
   expect(svg.match(/class="area/g)).toHaveLength(1)
   expect(svg).toContain('class="area s0" points="270.0,45.0 326.3,207.5 270.0,175.0"')
-  expect(svg).not.toContain('two')
+  expect(svg).toContain('two: not drawn, no mean of B')
   expect(radar(['A', 'B'], [{ name: 'one', values: [1, 2] }])).toBe('')
+  expect(radar(['A', 'B', 'C'], [{ name: 'two', values: [1, null, 2] }])).toBe('')
 })
 
 test('the table of a terminal', () => {

@@ -15,7 +15,7 @@ interface PullFlags {
 /** Adds `cmteb`. */
 export function register(program: Command): void {
   const cmteb = program.command('cmteb').description('the C-MTEB benchmark: its tasks and its data')
-  const names = 'comma-separated: task names, types (retrieval, sts, ...) or sets (cmn-31, paper-35)'
+  const names = 'comma-separated: task names, types (retrieval, sts, ...) or sets (cmn-31, paper-35, mini)'
   cmteb
     .command('list')
     .description('the tasks, and where their data is')

@@ -2,15 +2,18 @@ import { join } from 'node:path'
 import { type Command, Option } from 'commander'
 import { writeFileAtomic } from '../data/atomic.js'
 import { BgeError, invalidArgument } from '../errors.js'
-import { CMTEB_SETS, type CmtebSet, cmtebTasks, type Dialect, DIALECTS } from '../eval/cmteb/tasks.js'
+import { benchmarkTasks } from '../eval/benchmark.js'
+import { type CmtebSet, type Dialect, DIALECTS } from '../eval/cmteb/tasks.js'
 import { openEndpoint } from '../eval/endpoint.js'
 import { type EvaluatedModel, evaluateTasks, type RunOptions } from '../eval/evaluate.js'
 import { summaryJson, type TaskOutcome } from '../eval/evaluation.js'
+import type { Limit } from '../eval/limit.js'
 import type { SklearnGeneration } from '../eval/numeric/logistic_regression.js'
 import { readBaseline } from '../eval/results.js'
-import { benchmarkTask, customPairs, customRetrieval, type EvalTask, localTask } from '../eval/sources.js'
+import { customPairs, customRetrieval, type EvalTask, localTask } from '../eval/sources.js'
 import { listTasks, selectTasks } from '../eval/tasks.js'
 import { readKnownScores, verify, type Verified } from '../eval/verify.js'
+import type { HubOptions } from '../hub/hub.js'
 import { BgeModel } from '../model/model.js'
 import { type Other, published } from '../report/comparison.js'
 import { reportPage } from '../report/page.js'
@@ -33,7 +36,7 @@ interface EvalFlags {
   out: string
   dialect?: Dialect
   sklearnCompat?: SklearnGeneration
-  limit?: number
+  limit?: Limit
   cache?: string
   force?: true
   compare: string[]
@@ -48,9 +51,10 @@ interface EvalFlags {
 }
 
 /** What --benchmark may name, and the set that is meant. */
-const BENCHMARKS: Readonly<Record<string, CmtebSet>> = { cmteb: 'cmn-31', 'cmn-31': 'cmn-31', 'paper-35': 'paper-35' }
+const BENCHMARKS: Readonly<Record<string, CmtebSet>> = { cmteb: 'cmn-31', 'cmn-31': 'cmn-31', 'paper-35': 'paper-35', mini: 'mini' }
 
 const repeated = (value: string, all: string[]): string[] => [...all, value]
+const models = (value: string, all: string[]): string[] => [...all, ...list(value)]
 
 /** Adds `eval`. */
 export function register(program: Command): void {
@@ -62,7 +66,11 @@ export function register(program: Command): void {
       '--out <dir>',
       'folder for NAME.json per task (a second task of a name: NAME-TYPE.json), summary.json, and results/ as mteb reads it',
     )
-    .addOption(new Option('--benchmark <set>', 'C-MTEB: cmteb is cmn-31').choices(Object.keys(BENCHMARKS)))
+    .addOption(
+      new Option('--benchmark <set>', 'C-MTEB: cmteb is cmn-31; mini: a part of twelve tasks, for training').choices(
+        Object.keys(BENCHMARKS),
+      ),
+    )
     .option(
       '--data <dir>',
       'your tasks: sts/*.jsonl, retrieval/NAME/, reranking/*.jsonl, classification/*.test.jsonl, ...; with --benchmark: what bge cmteb pull made',
@@ -82,10 +90,12 @@ export function register(program: Command): void {
         ['1.8', '1.9'],
       ),
     )
-    .option('--limit <n>', 'queries, pairs or texts of each task, for a quick look', integer(1))
+    .option('--limit <n>', "queries, pairs or texts of each task, or 'mini', for a quick look", (value) =>
+      value === 'mini' ? value : integer(1)(value),
+    )
     .option('--cache <dir>', 'keep vectors there: a text is encoded once for each model and instruction')
     .option('--force', 'compute tasks again whose result in --out is of the same model, data and rules')
-    .option('--compare <models>', 'comma-separated: put published scores beside, such as bge-small-zh-v1.5', list, [])
+    .option('--compare <models>', 'comma-separated: put published scores beside, such as bge-small-zh-v1.5', models, [])
     .option('--baseline <dir>', 'put the results of another run (its --out) or of mteb (results/MODEL/REVISION) beside')
     .option('--report <file>', 'write one HTML page that needs no network')
     .option('--verify <file>', 'check the scores against known ones, or the summary.json of an earlier run; exit code 1 where they differ')
@@ -117,14 +127,16 @@ async function run(flags: EvalFlags, signal: AbortSignal): Promise<void> {
   const { model, name, dispose } = await openModel(flags, signal)
   let progress: EvalProgress | undefined
   try {
-    const tasks = await chooseTasks(flags, set, dialect, signal)
-    const shown = createEvalProgress(process.stderr, tasks.length)
+    const shown = createEvalProgress(process.stderr)
     progress = shown
-    const { instruction, maxLength, sklearnCompat: sklearn, limit, cache } = flags
+    const tasks = await chooseTasks(flags, set, { dialect, hub: { signal, onProgress: shown.download } })
+    const { instruction, maxLength, sklearnCompat: sklearn, cache } = flags
+    const limit = flags.limit ?? (set === 'mini' ? 'mini' : undefined)
     const options: RunOptions = {
       out: flags.out,
       ...(instruction !== undefined && { instruction }),
       ...(maxLength !== undefined && { maxLength }),
+      ...(flags.threads !== undefined && { threads: flags.threads }),
       rules: { dialect, ...(sklearn && { sklearn }), ...(limit !== undefined && { limit }) },
       reuse: { ...(cache !== undefined && { cache }), results: flags.force ? 'never' : 'finished' },
       benchmark: { ...(set && { set }), meta: name },
@@ -145,15 +157,16 @@ async function run(flags: EvalFlags, signal: AbortSignal): Promise<void> {
   }
 }
 
-async function chooseTasks(flags: EvalFlags, set: CmtebSet | undefined, dialect: Dialect, signal: AbortSignal): Promise<EvalTask[]> {
+async function chooseTasks(
+  flags: EvalFlags,
+  set: CmtebSet | undefined,
+  { dialect, hub }: { dialect: Dialect; hub: HubOptions },
+): Promise<EvalTask[]> {
   const own = [...flags.taskRetrieval.map(customRetrieval), ...(await Promise.all(flags.taskPairs.map(customPairs)))]
   const { data, mirror } = flags
   if (set !== undefined) {
-    const source = { ...(data !== undefined && { data }), hub: { signal, ...(mirror !== undefined && { endpoint: mirror }) } }
-    const wanted = flags.tasks === undefined || flags.tasks.includes('all') ? CMTEB_SETS[set] : cmtebTasks(flags.tasks)
-    const outside = wanted.find((task) => !CMTEB_SETS[set].includes(task))
-    if (outside !== undefined) throw invalidArgument('--tasks', `tasks of ${set}`, outside.name)
-    return [...wanted.map((task) => benchmarkTask(task, dialect, source)), ...own]
+    const source = { ...(data !== undefined && { data }), hub: { ...hub, ...(mirror !== undefined && { endpoint: mirror }) } }
+    return [...benchmarkTasks({ set, source, ...(flags.tasks && { tasks: flags.tasks }) }, dialect), ...own]
   }
   if (mirror !== undefined) throw invalidArgument('--mirror', 'left out without --benchmark', mirror)
   const local = data === undefined ? [] : (await listTasks(data)).map(localTask)

@@ -1,10 +1,12 @@
 import { createLogUpdate } from 'log-update'
+import type { TaskProgress } from '../eval/run.js'
 import type { EvalTask } from '../eval/sources.js'
-import type { EncodingProgress } from '../eval/run_embedder.js'
 
 /** Shows the encoding of tasks on a terminal. */
 export interface EvalProgress {
-  update(task: EvalTask, progress: EncodingProgress): void
+  update(task: EvalTask, progress: TaskProgress): void
+  /** bytes of a file that is being downloaded */
+  download(file: string, received: number, total: number): void
   /** a line that stays */
   note(text: string): void
   end(): void
@@ -14,24 +16,22 @@ export interface EvalProgress {
 const PLAIN_INTERVAL = 15
 
 /** @param stream a terminal gets one line that is rewritten, anything else a plain line now and then */
-export function createEvalProgress(stream: NodeJS.WriteStream, tasks: number): EvalProgress {
+export function createEvalProgress(stream: NodeJS.WriteStream): EvalProgress {
   const log = stream.isTTY ? createLogUpdate(stream) : undefined
-  const started = new Set<EvalTask>()
   let shown = performance.now() / 1000
+  const show = (text: string): void => {
+    const now = performance.now() / 1000
+    if (log === undefined && now - shown < PLAIN_INTERVAL) return
+    shown = now
+    if (log) log(text.slice(0, Math.max(20, (stream.columns ?? 80) - 1)))
+    else stream.write(`${text}\n`)
+  }
   return {
-    update(task, { tokens, totalTokens, texts, totalTexts, seconds }) {
-      started.add(task)
-      const now = performance.now() / 1000
-      if (log === undefined && now - shown < PLAIN_INTERVAL) return
-      shown = now
-      const left =
-        tokens === 0
-          ? ''
-          : ` · ETA ${duration((seconds / tokens) * (totalTokens - tokens))} · ${Math.round(tokens / Math.max(seconds, 1e-3)).toLocaleString('en')} tokens/s`
-      const count = tasks === 1 ? '' : `[${started.size}/${tasks}] `
-      const text = `${count}${task.type}/${task.name}: ${texts.toLocaleString('en')} of ${totalTexts.toLocaleString('en')} texts${left}`
-      if (log) log(text.slice(0, Math.max(20, (stream.columns ?? 80) - 1)))
-      else stream.write(`${text}\n`)
+    update(task, progress) {
+      show(progressLine(task, progress))
+    },
+    download(file, received, total) {
+      show(`${file}: ${(received / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`)
     },
     note(text) {
       log?.clear()
@@ -41,6 +41,22 @@ export function createEvalProgress(stream: NodeJS.WriteStream, tasks: number): E
       log?.clear()
     },
   }
+}
+
+/** What matters most comes first: a narrow terminal cuts the end. */
+export function progressLine(
+  task: Pick<EvalTask, 'type' | 'name'>,
+  { tokens, totalTokens, texts, totalTexts, seconds, run }: TaskProgress,
+): string {
+  const name = `${task.type}/${task.name}`
+  const count = `${texts.toLocaleString('en')} of ${totalTexts.toLocaleString('en')} texts`
+  const left = tokens === 0 ? undefined : duration((seconds / tokens) * (totalTokens - tokens))
+  const speed = tokens === 0 ? [] : [`${Math.round(tokens / Math.max(seconds, 1e-3)).toLocaleString('en')} tokens/s`]
+  if (run.tasks === 1) return [`${name}: ${count}`, ...(left === undefined ? [] : [`ETA ${left}`]), ...speed].join(' · ')
+  const percent = Math.floor((100 * run.tokens) / Math.max(1, run.totalTokens))
+  const all = run.secondsLeft === null ? [] : [`ETA ${duration(run.secondsLeft)}`]
+  const here = left === undefined ? count : `${count}, ${left}`
+  return [`[${run.task}/${run.tasks}] ${percent}%`, ...all, `${name}: ${here}`, ...speed].join(' · ')
 }
 
 function duration(seconds: number): string {

@@ -3,6 +3,8 @@ import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { BgeError, isAbort } from '../errors.js'
 import { register as registerCmteb } from './cmteb.js'
+import { register as registerCurate } from './curate.js'
+import { register as registerData } from './data.js'
 import { register as registerEmbed } from './embed.js'
 import { register as registerEval } from './eval.js'
 import { register as registerMine } from './mine.js'
@@ -24,7 +26,7 @@ const program = new Command('bge')
   .showHelpAfterError('(add --help for the options)')
   .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'error [ERR_BGE_ARGUMENT]: ')) })
   .exitOverride()
-for (const register of [registerNew, registerEmbed, registerTrain, registerMine, registerEval, registerCmteb, registerQuickstart])
+for (const register of [registerNew, registerEmbed, registerTrain, registerMine, registerEval, registerCmteb, registerCurate, registerData, registerQuickstart])
   register(program)
 
 // A reader that went away (`bge ... | head`) is not an error.

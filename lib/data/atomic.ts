@@ -4,7 +4,7 @@ import { BgeError } from '../errors.js'
 
 /** A file that appears complete or not at all. */
 export interface AtomicFile {
-  write(text: string): Promise<void>
+  write(content: string | Uint8Array): Promise<void>
   /** Syncs and renames to the final name. */
   commit(): Promise<void>
   /** Removes what was written, unless it was committed. */
@@ -25,8 +25,8 @@ export async function createAtomic(file: string): Promise<AtomicFile> {
   const handle = await checked(open(temporary, 'w'))
   let state: 'open' | 'closed' = 'open'
   return {
-    async write(text) {
-      await checked(handle.writeFile(text))
+    async write(content) {
+      await checked(handle.writeFile(content))
     },
     async commit() {
       await checked(handle.sync())
@@ -51,5 +51,35 @@ export async function writeFileAtomic(file: string, text: string): Promise<void>
     await target.commit()
   } finally {
     await target.discard()
+  }
+}
+
+/** An atomic file of text. */
+export interface AtomicText extends Omit<AtomicFile, 'write'> {
+  write(text: string): Promise<void>
+}
+
+/** As createAtomic, for many small pieces: they are written a megabyte at a time. */
+export async function createBufferedAtomic(file: string): Promise<AtomicText> {
+  const target = await createAtomic(file)
+  let pieces: string[] = []
+  let size = 0
+  const flush = async (): Promise<void> => {
+    const text = pieces.join('')
+    pieces = []
+    size = 0
+    if (text !== '') await target.write(text)
+  }
+  return {
+    async write(text) {
+      pieces.push(text)
+      size += text.length
+      if (size > 1 << 20) await flush()
+    },
+    async commit() {
+      await flush()
+      await target.commit()
+    },
+    discard: () => target.discard(),
   }
 }

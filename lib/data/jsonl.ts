@@ -177,25 +177,33 @@ async function* bytes(file: string): AsyncGenerator<Buffer> {
 export async function* readLines(file: string): AsyncGenerator<string> {
   const decoder = new TextDecoder('utf-8', { fatal: true })
   let number = 0
-  const decode = (line: Buffer): string => {
+  for await (const line of readRawLines(file)) {
     number++
+    let text: string
     try {
-      return decoder.decode(line.at(-1) === 0x0d ? line.subarray(0, -1) : line)
+      text = decoder.decode(line)
     } catch (cause) {
       throw new BgeError('ERR_BGE_DATA', `${file}:${number}: expected UTF-8 text, but was something else`, { cause })
     }
+    yield text
   }
+}
+
+/** As readLines, but bytes that nobody has decoded yet. Throws ERR_BGE_FILE. */
+export async function* readRawLines(file: string): AsyncGenerator<Buffer> {
+  const withoutReturn = (line: Buffer): Buffer => (line.at(-1) === 0x0d ? line.subarray(0, -1) : line)
   let rest: Buffer[] = []
   for await (const chunk of bytes(file)) {
     let start = 0
     for (let end = chunk.indexOf(0x0a); end >= 0; end = chunk.indexOf(0x0a, start)) {
-      yield decode(Buffer.concat([...rest, chunk.subarray(start, end)]))
+      const line = chunk.subarray(start, end)
+      yield withoutReturn(rest.length === 0 ? line : Buffer.concat([...rest, line]))
       rest = []
       start = end + 1
     }
     if (start < chunk.length) rest.push(chunk.subarray(start))
   }
-  if (rest.length > 0) yield decode(Buffer.concat(rest))
+  if (rest.length > 0) yield withoutReturn(Buffer.concat(rest))
 }
 
 function reason(error: unknown): string {

@@ -1,4 +1,3 @@
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import { type Embedder, encodeDistinct } from '../model/embedder.js'
 import type { ClassificationData } from './cmteb/load.js'
 import { type EvaluationContext, gather, type TaskScores } from './evaluators.js'
@@ -33,17 +32,18 @@ export async function evaluateClassification(
   let firstPredictions: Int32Array | undefined
   const experiments: Record<string, number>[] = []
   for (const rows of samples) {
-    await nextTurn() // the texts of the next task go to the device between two experiments
     encode.signal?.throwIfAborted()
     const inputs = gather(
       vectors,
       Int32Array.from(rows, (row) => rowOf.get(row)!),
     )
-    const predicted = fitLogisticRegression(
+    const fitted = await fitLogisticRegression(
       inputs,
       Int32Array.from(rows, (row) => train.labels[row]!),
       rules.sklearn,
-    ).predict(x)
+      context.numeric,
+    )
+    const predicted = await fitted.predict(x)
     firstPredictions ??= predicted
     experiments.push(inDialect(classificationScores(truth, predicted), rules.dialect))
   }

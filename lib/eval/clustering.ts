@@ -1,4 +1,3 @@
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import { type Embedder, encodeDistinct, type Vectors } from '../model/embedder.js'
 import { moments } from './classification.js'
 import type { ClusteringData } from './cmteb/load.js'
@@ -18,12 +17,17 @@ export async function evaluateClustering(embedder: Embedder, data: ClusteringDat
   context.onEncoded?.()
   const measures: number[] = []
   for (const [i, { labels }] of data.sets.entries()) {
-    await nextTurn() // the texts of the next task go to the device between two sets
     encode.signal?.throwIfAborted()
     const vectors = sets[i]!
     const numbers = new Map<string, number>()
     for (const label of labels) if (!numbers.has(label)) numbers.set(label, numbers.size)
-    const { labels: clusters } = miniBatchKMeans(gather(vectors, vectors.rows), vectors.dims, numbers.size, rules.sklearn)
+    const { labels: clusters } = await miniBatchKMeans(
+      gather(vectors, vectors.rows),
+      vectors.dims,
+      numbers.size,
+      rules.sklearn,
+      context.numeric,
+    )
     measures.push(
       vMeasure(
         labels.map((label) => numbers.get(label)!),

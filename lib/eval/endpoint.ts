@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BgeError, invalidArgument, isAbort } from '../errors.js'
 import type { EncodeOptions } from '../model/embedder.js'
+import { proxyAdvice } from '../hub/proxy.js'
 import { resolveInstruction } from '../model/instruction.js'
 import type { EvaluatedModel } from './evaluate.js'
 
@@ -104,7 +105,7 @@ async function request(
       if (after > 0) wait = Math.min(after, 60) * 1000
     } catch (cause) {
       if (signal?.aborted || isAbort(cause) || cause instanceof BgeError) throw cause
-      if (attempt === ATTEMPTS) throw failure(target, `does not answer (${reason(cause)})`)
+      if (attempt === ATTEMPTS) throw failure(target, `does not answer (${reason(cause)})${proxyAdvice()}`)
     }
     await sleep(wait, undefined, signal && { signal })
   }

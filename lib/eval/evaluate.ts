@@ -1,26 +1,26 @@
-import { createHash } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { writeFileAtomic } from '../data/atomic.js'
-import { BgeError, type BgeErrorCode, invalidArgument } from '../errors.js'
+import { invalidArgument } from '../errors.js'
 import type { Embedder } from '../model/embedder.js'
-import { resolveInstruction } from '../model/instruction.js'
-import type { SearchDevice } from '../model/search.js'
 import { openDevice } from '../native.js'
 import { evaluateClassification } from './classification.js'
 import { evaluateClustering } from './clustering.js'
 import { aggregate, meanOfSplits } from './cmteb/aggregate.js'
 import type { CmtebData } from './cmteb/load.js'
-import { type CmtebSet, CMTEB_TYPES, type Dialect } from './cmteb/tasks.js'
-import { evaluateReranking, evaluateRetrieval, evaluateSts, type EvaluationContext, type Rules, type TaskScores } from './evaluators.js'
+import { CMTEB_TYPES, type Dialect } from './cmteb/tasks.js'
+import { evaluateReranking, evaluateRetrieval, evaluateSts, type EvaluationContext, type TaskScores } from './evaluators.js'
 import { type Evaluation, summaryJson, type TaskOutcome, type TaskResult } from './evaluation.js'
-import { limitData } from './limit.js'
-import type { SklearnGeneration } from './numeric/logistic_regression.js'
-import { type ModelMeta, mtebFolder, type SplitResult, writeModelMeta, writeMtebResult } from './results.js'
-import { type EncodingProgress, runEmbedder, type RunEmbedder } from './run_embedder.js'
 import { evaluatePairClassification } from './pair_classification.js'
+import { type Plan, planTask, planTasks } from './plan.js'
+import { type ModelMeta, mtebFolder, type SplitResult, writeModelMeta, writeMtebResult } from './results.js'
+import { contextOf, type EvaluatedModel, limited, orFailure, type Run, type RunOptions, settingsOf } from './run.js'
+import { type EncodingProgress, runEmbedder } from './run_embedder.js'
+import { type RunMeter, runMeter } from './run_meter.js'
+import { packageVersions, writeRunSettings } from './run_settings.js'
 import { type EvalTask, localTask } from './sources.js'
 import { listTasks, resultFiles, selectTasks, type TaskType } from './tasks.js'
+
+export type { BenchmarkNames, EvaluatedModel, Reuse, RunOptions, ScoringRules, TaskProgress } from './run.js'
 
 export interface EvaluateOptions extends RunOptions {
   /** folder with sts/*.jsonl, retrieval/NAME/, reranking/*.jsonl, classification/*.test.jsonl, clustering/*.jsonl, pairclass/*.jsonl */
@@ -28,65 +28,6 @@ export interface EvaluateOptions extends RunOptions {
   /** words for selectTasks; default ['all'] */
   tasks?: readonly string[]
 }
-
-export interface RunOptions {
-  /** folder for NAME.json per task and summary.json, and for C-MTEB tasks results/ in mteb's layout; without it nothing is written */
-  out?: string
-  /** put before the queries of retrieval and reranking ('zh' and 'en' name BGE's); default: the model's own, else none */
-  instruction?: string
-  /** tokens, [CLS] and [SEP] included; default: the model's */
-  maxLength?: number
-  rules?: ScoringRules
-  reuse?: Reuse
-  benchmark?: BenchmarkNames
-  /** called as each task starts and ends; a task may start while the one before it is being scored */
-  onTask?: (task: EvalTask, outcome?: TaskOutcome) => void
-  onProgress?: (task: EvalTask, progress: EncodingProgress) => void
-  signal?: AbortSignal
-}
-
-/** What the scores depend on besides model and data. */
-export interface ScoringRules {
-  /** decides main scores and splits. Default: cmteb2023 (reranking by map, pairs by AP); the command line asks for mteb2 where it runs C-MTEB */
-  dialect?: Dialect
-  /** whose k-means and logistic regression. Default: 1.9 for mteb2, 1.8 for cmteb2023 */
-  sklearn?: SklearnGeneration
-  /** queries, pairs or texts of a task, for a quick look (limitData). Default: all */
-  limit?: number
-}
-
-export interface Reuse {
-  /** folder of vectors kept between runs; needs a model with a fingerprint */
-  cache?: string
-  /** 'finished' (the default) keeps a result in `out` of the same model, data and rules; 'never' computes every task */
-  results?: 'finished' | 'never'
-}
-
-export interface BenchmarkNames {
-  /** the set that averages are over; default cmn-31 */
-  set?: CmtebSet
-  /** the model's name and revision in result files */
-  meta?: Partial<ModelMeta>
-}
-
-/** An embedder with what a BgeModel knows besides; all of it is optional. */
-export type EvaluatedModel = Embedder & {
-  readonly device?: SearchDevice & { readonly kind?: string }
-  readonly instruction?: string | undefined
-  readonly directory?: string | undefined
-  readonly maxLength?: number | undefined
-  fingerprint?(): Promise<string>
-}
-
-/** Errors of one task or of what a model makes of it: the other tasks go on. */
-const OF_ONE_TASK: readonly BgeErrorCode[] = [
-  'ERR_BGE_DATA',
-  'ERR_BGE_FILE',
-  'ERR_BGE_HUB',
-  'ERR_BGE_ENDPOINT',
-  'ERR_BGE_NON_FINITE',
-  'ERR_BGE_OOM',
-]
 
 /** `evaluateTasks` of a data folder's tasks. Throws ERR_BGE_ARGUMENT for an unknown task, ERR_BGE_FILE for a folder without tasks. */
 export async function evaluate(model: EvaluatedModel, options: EvaluateOptions): Promise<Evaluation> {
@@ -106,31 +47,42 @@ export async function evaluateTasks(model: EvaluatedModel, tasks: readonly EvalT
   const fingerprint = out !== undefined || reuse.cache !== undefined ? ((await model.fingerprint?.()) ?? null) : null
   if (reuse.cache !== undefined && fingerprint === null)
     throw invalidArgument('cache', 'left out for a model without a fingerprint', reuse.cache)
-  let encoding: EvalTask | undefined
+  let encoding: { task: EvalTask; meter: RunMeter } | undefined
+  const report = ({ task, meter }: NonNullable<typeof encoding>, progress: EncodingProgress): void =>
+    onProgress?.(task, { ...progress, run: meter.progress() })
   const embedder = runEmbedder(model, {
     ...(reuse.cache !== undefined && {
       directory: reuse.cache,
       space: { fingerprint: fingerprint!, device: model.device?.kind ?? 'other' },
     }),
-    ...(onProgress && { onProgress: (progress: EncodingProgress) => encoding && onProgress(encoding, progress) }),
+    ...(model.maxLength !== undefined && { longest: model.maxLength }),
+    onProgress: (progress) => encoding && report(encoding, progress),
   })
-  const run: Run = { model, embedder, device, fingerprint, settings: settings(model, options), options }
+  const run: Run = { model, embedder, device, fingerprint, settings: settingsOf(model, options), options }
   const outcomes: (TaskOutcome & { file: string | null })[] = []
   const record = async (task: EvalTask, finished: Promise<Finished>): Promise<void> => {
-    const { outcome: result, write } = await finished
+    const { outcome: result, write, told } = await finished
     await write?.()
     outcomes.push({ ...result, file: 'error' in result || out === undefined ? null : files[outcomes.length]! })
-    onTask?.(task, result)
+    if (told !== true) onTask?.(task, result)
   }
   let scoring: Promise<void> = Promise.resolve()
   let latest: Promise<unknown> = Promise.resolve()
   try {
+    const plans = onProgress && (await planTasks(run, tasks, files))
+    const meter =
+      plans &&
+      runMeter(
+        plans.map(({ tokens }) => tokens),
+        embedder.work,
+      )
     for (const [i, task] of tasks.entries()) {
-      encoding = task
-      onTask?.(task)
+      meter?.begin(i)
+      encoding = meter && { task, meter }
+      if (plans?.[i]?.outcome === undefined) onTask?.(task)
       let outcome!: Promise<Finished>
       await new Promise<void>((encoded) => {
-        outcome = evaluateTask(run, task, files[i]!, encoded).finally(encoded)
+        outcome = evaluateTask(run, task, { file: files[i]!, plan: plans?.[i] }, encoded).finally(encoded)
         latest = outcome.catch(() => {})
       })
       await scoring
@@ -148,54 +100,30 @@ export async function evaluateTasks(model: EvaluatedModel, tasks: readonly EvalT
   }
 }
 
-interface Run {
-  readonly model: EvaluatedModel
-  readonly embedder: RunEmbedder
-  readonly device: SearchDevice
-  readonly fingerprint: string | null
-  readonly settings: Settings
-  readonly options: RunOptions
-}
-
-/** The options with their defaults. */
-interface Settings {
-  readonly dialect: Dialect
-  readonly sklearn: SklearnGeneration
-  readonly limit: number | null
-  readonly instruction: string
-  readonly maxLength: number | null
-}
-
-function settings(model: EvaluatedModel, { instruction, maxLength, rules = {} }: RunOptions): Settings {
-  const { dialect = 'cmteb2023', limit } = rules
-  if (limit !== undefined && !(Number.isSafeInteger(limit) && limit >= 1)) throw invalidArgument('limit', 'an integer of at least 1', limit)
-  return {
-    dialect,
-    sklearn: rules.sklearn ?? (dialect === 'mteb2' ? '1.9' : '1.8'),
-    limit: limit ?? null,
-    instruction: instruction === undefined ? (model.instruction ?? '') : resolveInstruction(instruction),
-    maxLength: maxLength ?? null,
-  }
-}
-
 interface Finished {
   readonly outcome: TaskOutcome
   /** files that are still to be written: one task at a time does that, and what goes wrong there ends the run */
   readonly write?: () => Promise<void>
+  /** onTask has had the outcome already */
+  readonly told?: boolean
 }
 
-async function evaluateTask(run: Run, task: EvalTask, file: string, onEncoded: () => void): Promise<Finished> {
-  const { out, reuse } = run.options
-  try {
-    const key = run.fingerprint === null || out === undefined ? null : await resultKey(run, task)
-    const finished = key === null || reuse?.results === 'never' ? undefined : await finishedResult(join(out!, file), key)
-    if (finished !== undefined) return { outcome: finished }
+async function evaluateTask(
+  run: Run,
+  task: EvalTask,
+  { file, plan }: { file: string; plan: Plan | undefined },
+  onEncoded: () => void,
+): Promise<Finished> {
+  const { out } = run.options
+  const { key, outcome } = plan ?? (await planTask(run, task, file, 'nothing'))
+  if (outcome !== undefined) return { outcome, told: plan !== undefined && 'error' in outcome }
+  const work = async (): Promise<Finished> => {
     const start = performance.now()
     const data = await task.load()
     const splits = new Map<string, TaskScores>()
     for (const [i, [split, whole]] of [...data.splits].entries()) {
-      const part = run.settings.limit === null ? whole : limitData(whole, run.settings.limit)
-      splits.set(split, await score(run.embedder, part, context(run, task, i === data.splits.size - 1 ? onEncoded : undefined)))
+      const last = i === data.splits.size - 1
+      splits.set(split, await score(run.embedder, limited(run, whole), contextOf(run, task, last ? onEncoded : undefined)))
     }
     const result = taskResult(run, task, splits, { key, notes: data.notes, seconds: (performance.now() - start) / 1000 })
     if (out === undefined) return { outcome: result }
@@ -204,27 +132,8 @@ async function evaluateTask(run: Run, task: EvalTask, file: string, onEncoded: (
       await writeFileAtomic(join(out, file), `${JSON.stringify(result, null, 2)}\n`)
     }
     return { outcome: result, write }
-  } catch (error) {
-    if (!(error instanceof BgeError) || !OF_ONE_TASK.includes(error.code)) throw error
-    return { outcome: { task_name: task.name, type: task.type, error: { code: error.code, message: error.message } } }
   }
-}
-
-function context(
-  { device, settings: { dialect, sklearn, instruction, maxLength }, options }: Run,
-  { benchmark }: EvalTask,
-  onEncoded?: () => void,
-): EvaluationContext {
-  const rules: Rules = {
-    dialect,
-    sklearn,
-    // Ids of one's own data are not a benchmark's: a query and a document may well be numbered alike.
-    identicalIds: benchmark === undefined ? 'keep' : dialect === 'cmteb2023' ? 'during' : benchmark.ignoreIdenticalIds ? 'after' : 'keep',
-    experiments: benchmark?.experiments ?? 10,
-    samplesPerLabel: benchmark?.samplesPerLabel ?? 32,
-  }
-  const encode = { ...(maxLength !== null && { maxLength }), ...(options.signal && { signal: options.signal }) }
-  return { instruction, device, encode, rules, ...(onEncoded && { onEncoded }) }
+  return orFailure(task, work, (failure) => ({ outcome: failure }))
 }
 
 function score(embedder: Embedder, data: CmtebData, context: EvaluationContext): Promise<TaskScores> {
@@ -292,7 +201,7 @@ async function writeMteb(
   task: EvalTask,
   revision: string,
   splits: ReadonlyMap<string, TaskScores>,
-  { main_metric, seconds }: TaskResult,
+  { main_metric, seconds, instruction }: TaskResult,
 ): Promise<void> {
   const folder = mtebFolder(run.options.out!, meta(run))
   const entries = [...splits].map(([split, { scores, parts = {} }]): [string, SplitResult] => [
@@ -301,6 +210,14 @@ async function writeMteb(
   ])
   await writeModelMeta(folder, meta(run))
   await writeMtebResult(folder, task.benchmark!, { dialect: run.settings.dialect, revision, seconds, splits: new Map(entries) })
+  const { maxLength, dialect, sklearn } = run.settings
+  await writeRunSettings(folder, {
+    task: task.name,
+    splits: [...splits.keys()],
+    subsets: [task.benchmark!.subset],
+    version: await packageVersions(sklearn),
+    encode_kwargs: { instruction, max_length: maxLength ?? run.model.maxLength ?? null, dialect },
+  })
 }
 
 function meta({ model, fingerprint, settings, options }: Run): ModelMeta {
@@ -314,24 +231,6 @@ function meta({ model, fingerprint, settings, options }: Run): ModelMeta {
     usesInstructions: settings.instruction !== '',
     framework: 'PyTorch',
     ...options.benchmark?.meta,
-  }
-}
-
-async function resultKey({ fingerprint, settings }: Run, task: EvalTask): Promise<string> {
-  const parts = [RESULT_FORMAT, fingerprint, settings, task.type, task.name, await task.identity()]
-  return createHash('sha256').update(JSON.stringify(parts)).digest('hex')
-}
-
-/** Counted up when an evaluator changes its numbers, so that no older result is taken for finished. */
-const RESULT_FORMAT = 1
-
-/** A result file that is whole and has the key; anything else there is written anew. */
-async function finishedResult(file: string, key: string): Promise<TaskResult | undefined> {
-  try {
-    const result = JSON.parse(await readFile(file, 'utf8')) as TaskResult
-    return result.key === key ? result : undefined
-  } catch {
-    return undefined
   }
 }
 

@@ -2,6 +2,7 @@ import type { BgeErrorCode } from '../errors.js'
 import type { CmtebAverages } from './cmteb/aggregate.js'
 import type { Dialect } from './cmteb/tasks.js'
 import type { Example } from './examples.js'
+import type { Limit } from './limit.js'
 import type { SklearnGeneration } from './numeric/logistic_regression.js'
 import type { TaskType } from './tasks.js'
 
@@ -23,7 +24,7 @@ export interface TaskResult {
   readonly dialect: Dialect
   readonly sklearn: SklearnGeneration
   /** null: the whole task */
-  readonly limit: number | null
+  readonly limit: Limit | null
   readonly notes: readonly string[]
   readonly examples: readonly Example[]
   /** changes when the model, the data or a rule does; null for a model without a fingerprint */
@@ -47,7 +48,7 @@ export interface Evaluation {
   readonly averages: Readonly<Partial<Record<TaskType, number | null>>>
   /** where tasks of C-MTEB were run: averages over the named set, null where one of its tasks has no score */
   readonly benchmark:
-    | (CmtebAverages & { readonly dialect: Dialect; readonly sklearn: SklearnGeneration; readonly limit: number | null })
+    | (CmtebAverages & { readonly dialect: Dialect; readonly sklearn: SklearnGeneration; readonly limit: Limit | null })
     | null
 }
 

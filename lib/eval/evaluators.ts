@@ -6,7 +6,7 @@ import type { Dialect } from './cmteb/tasks.js'
 import type { RetrievalData, StsData } from './data.js'
 import { type Example, worstPairs, WorstRankings } from './examples.js'
 import { averagePrecision, compareUtf8, pearson, spearman } from './metrics.js'
-import type { SklearnGeneration } from './numeric/logistic_regression.js'
+import type { NumericOptions, SklearnGeneration } from './numeric/logistic_regression.js'
 import { SIMILARITIES } from './numeric/pair_metrics.js'
 import { DEPTH, RankingScores } from './ranking.js'
 
@@ -39,6 +39,8 @@ export interface EvaluationContext {
   readonly device: SearchDevice
   readonly encode: EncodeOptions
   readonly rules: Rules
+  /** of logistic regression and k-means */
+  readonly numeric?: NumericOptions
   /** called when the task needs no more vectors: another task may use the model while this one is scored */
   readonly onEncoded?: () => void
 }
@@ -77,7 +79,7 @@ export async function evaluateSts(embedder: Embedder, data: StsData, { encode, o
 
 /**
  * Retrieval: exact search for the best 1000 documents of each query, then trec_eval's measures (ndcg_at_10 is the main one) averaged over the
- * queries (cmteb.md 2.1). The instruction goes before queries.
+ * queries (cmteb.md 2.1), and in mteb2 nAUC. The instruction goes before queries.
  */
 export async function evaluateRetrieval(embedder: Embedder, data: RetrievalData, context: EvaluationContext): Promise<TaskScores> {
   const { instruction, encode, device, rules } = context
@@ -100,24 +102,26 @@ export async function evaluateRetrieval(embedder: Embedder, data: RetrievalData,
     for (let start = 0; start < qids.length; start += QUERY_BLOCK) {
       encode.signal?.throwIfAborted()
       const block = qids.slice(start, start + QUERY_BLOCK)
-      const { indices } = await index.search(gather(queries, queries.rows.subarray(start, start + QUERY_BLOCK)), k)
+      const { indices, scores } = await index.search(gather(queries, queries.rows.subarray(start, start + QUERY_BLOCK)), k)
       for (const [b, qid] of block.entries()) {
-        const found = indices.subarray(b * k, (b + 1) * k)
-        const kept = rules.identicalIds === 'keep' ? found : found.filter((i) => ids[i] !== qid)
-        const ranked = kept.subarray(0, DEPTH)
+        const places = Array.from({ length: k }, (_, place) => b * k + place)
+        const kept = rules.identicalIds === 'keep' ? places : places.filter((place) => ids[indices[place]!] !== qid)
+        const found = kept.slice(0, DEPTH)
+        const ranked = found.map((place) => indices[place]!)
         const judgments = data.qrels.get(qid)!
         const score = totals.add(
-          Array.from(ranked, (i) => ids[i]!),
+          ranked.map((i) => ids[i]!),
+          found.map((place) => scores[place]!),
           judgments,
         )
         const relevant = [...judgments].flatMap(([did, grade]) => (grade >= 1 && numbers.has(did) ? [numbers.get(did)!] : []))
-        worst.add(data.queries.get(qid)!, score, [...ranked], relevant, (i) => data.corpus.get(ids[i]!)!)
+        worst.add(data.queries.get(qid)!, score, ranked, relevant, (i) => data.corpus.get(ids[i]!)!)
       }
     }
   } finally {
     index.dispose()
   }
-  return { scores: totals.means(), n: { queries: qids.length, documents: ids.length }, examples: worst.list() }
+  return { scores: rankingScores(totals, rules.dialect), n: { queries: qids.length, documents: ids.length }, examples: worst.list() }
 }
 
 /**
@@ -126,7 +130,7 @@ export async function evaluateRetrieval(embedder: Embedder, data: RetrievalData,
  * differ where scores tie. The instruction goes before queries.
  */
 export async function evaluateReranking(embedder: Embedder, data: CmtebReranking, context: EvaluationContext): Promise<TaskScores> {
-  const { instruction, encode } = context
+  const { instruction, encode, rules } = context
   const { samples } = data
   const candidates = samples.map(({ positive, negative }) => [...positive, ...negative])
   const documents = await encodeDistinct(embedder, candidates.flat(), encode)
@@ -151,6 +155,7 @@ export async function evaluateReranking(embedder: Embedder, data: CmtebReranking
     const ranked = order.slice(0, DEPTH)
     totals.add(
       ranked.map((i) => ids[i]!),
+      ranked.map((i) => cosines[i]!),
       new Map(positiveIds.map((id) => [id, 1])),
     )
     const precision = averagePrecision(
@@ -168,8 +173,13 @@ export async function evaluateReranking(embedder: Embedder, data: CmtebReranking
       (i) => texts[i]!,
     )
   }
-  const scores = { map: sums.map / samples.length, mrr: sums.mrr / samples.length, ...totals.means() }
+  const scores = { map: sums.map / samples.length, mrr: sums.mrr / samples.length, ...rankingScores(totals, rules.dialect) }
   return { scores, n: { queries: samples.length, documents: next, skipped: data.skipped }, examples: worst.list() }
+}
+
+/** The measures of a dialect: mteb 1.1 knew no nAUC. */
+function rankingScores(totals: RankingScores, dialect: Dialect): Record<string, number> {
+  return dialect === 'mteb2' ? { ...totals.means(), ...totals.nauc() } : totals.means()
 }
 
 /** float32 inner product, accumulated in double */

@@ -1,5 +1,6 @@
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import JSON5 from 'json5'
 import { writeFileAtomic } from '../data/atomic.js'
 import { BgeError } from '../errors.js'
 import type { CmtebTask, Dialect } from './cmteb/tasks.js'
@@ -160,7 +161,9 @@ function legacyScores(file: Record<string, unknown>): unknown[] {
 
 async function readJson(file: string): Promise<unknown> {
   try {
-    return JSON.parse(await readFile(file, 'utf8'))
+    const text = await readFile(file, 'utf8')
+    // Python writes a score that is none as NaN, which is JSON5 and no JSON.
+    return /\bNaN\b|\bInfinity\b/.test(text) ? JSON5.parse<unknown>(text) : (JSON.parse(text) as unknown)
   } catch (cause) {
     throw new BgeError('ERR_BGE_DATA', `${file} must be a JSON file of results: ${(cause as Error).message}`, { cause })
   }

@@ -1,6 +1,6 @@
 import { BgeError } from '../errors.js'
 import type { Embedder, EncodeOptions } from '../model/embedder.js'
-import { memoryStore, openVectorCache, textKey, type VectorSpace, type VectorStore } from './vector_cache.js'
+import { memoryStore, openVectorCache, textKey, type VectorSpace, type VectorStore } from '../model/vector_cache.js'
 
 /** How far the encoding of one list of texts is. Tokens are estimated from characters: in Chinese one each. */
 export interface EncodingProgress {
@@ -16,11 +16,23 @@ export interface RunEmbedderOptions {
   /** folder of a cache on disk; needs `space`. Without it vectors are kept in memory, up to MEMORY */
   directory?: string
   space?: Omit<VectorSpace, 'instruction' | 'maxLength'>
+  /** tokens at which the model cuts texts where the caller names no length; default 512. For progress only */
+  longest?: number
   onProgress?: (progress: EncodingProgress) => void
 }
 
 export interface RunEmbedder extends Embedder {
+  readonly work: Readonly<Work>
   close(): void
+}
+
+/** What an embedder of a run has done so far. */
+export interface Work {
+  /** tokens whose vectors were there already, and tokens that the model encoded */
+  known: number
+  encoded: number
+  /** of encoding */
+  seconds: number
 }
 
 /** Vectors that a run without a cache keeps: what does not fit is encoded again where another task needs it. */
@@ -36,8 +48,9 @@ const LONGEST = 512
  */
 export function runEmbedder(embedder: Embedder, options: RunEmbedderOptions = {}): RunEmbedder {
   const { dims } = embedder
-  const { directory, space, onProgress } = options
+  const { directory, space, longest = LONGEST, onProgress } = options
   const budget = { bytes: MEMORY }
+  const work: Work = { known: 0, encoded: 0, seconds: 0 }
   const stores = new Map<string, Promise<VectorStore>>()
   const storeOf = (instruction: string, maxLength: number | null): Promise<VectorStore> => {
     const key = JSON.stringify([instruction, maxLength])
@@ -52,6 +65,7 @@ export function runEmbedder(embedder: Embedder, options: RunEmbedderOptions = {}
   const opened: VectorStore[] = []
   return {
     dims,
+    work,
     async encode(texts, encodeOptions = {}) {
       const { instruction = '', maxLength } = encodeOptions
       const store = await storeOf(instruction, maxLength ?? null)
@@ -60,11 +74,14 @@ export function runEmbedder(embedder: Embedder, options: RunEmbedderOptions = {}
       const keys = texts.map(textKey)
       const missing: number[] = []
       for (const [i, key] of keys.entries()) if (!store.get(key, data.subarray(i * dims, (i + 1) * dims))) missing.push(i)
+      const tokens = estimatedTokens(texts, { instruction, maxLength: maxLength ?? longest })
       const meter = progressMeter(
-        missing.map((i) => texts[i]!),
-        encodeOptions,
+        missing.map((i) => tokens[i]!),
+        work,
         onProgress,
       )
+      for (const count of tokens) work.known += count
+      for (const i of missing) work.known -= tokens[i]!
       for (let start = 0; start < missing.length; start += BLOCK) {
         const block = missing.slice(start, start + BLOCK)
         const inner: EncodeOptions = { ...encodeOptions, ...(onProgress && { onProgress: ({ done }) => meter(start + done) }) }
@@ -94,22 +111,26 @@ export function runEmbedder(embedder: Embedder, options: RunEmbedderOptions = {}
   }
 }
 
-/** Reports the tokens of the first `done` texts. */
-function progressMeter(
-  texts: readonly string[],
-  { maxLength = LONGEST, instruction = '' }: EncodeOptions,
-  report?: (progress: EncodingProgress) => void,
-): (done: number) => void {
-  if (report === undefined) return () => {}
+/** Tokens of each text as far as the model reads it, estimated from characters: in Chinese one each, and [CLS] and [SEP]. */
+export function estimatedTokens(texts: readonly string[], { instruction = '', maxLength = LONGEST }: TokenLimits): number[] {
+  return texts.map((text) => Math.min(maxLength, text.length + instruction.length + 2))
+}
+
+interface TokenLimits {
+  readonly instruction?: string
+  readonly maxLength?: number | undefined
+}
+
+/** Counts the tokens of the first `done` texts into `work`, and reports them. @param tokens of each text of a list */
+function progressMeter(tokens: readonly number[], work: Work, report?: (progress: EncodingProgress) => void): (done: number) => void {
   const start = performance.now()
-  const before = new Float64Array(texts.length + 1)
-  for (const [i, text] of texts.entries()) before[i + 1] = before[i]! + Math.min(maxLength, text.length + instruction.length + 2)
-  return (done) =>
-    report({
-      tokens: before[done]!,
-      totalTokens: before[texts.length]!,
-      texts: done,
-      totalTexts: texts.length,
-      seconds: (performance.now() - start) / 1000,
-    })
+  const before = new Float64Array(tokens.length + 1)
+  for (const [i, count] of tokens.entries()) before[i + 1] = before[i]! + count
+  const [encoded, seconds] = [work.encoded, work.seconds]
+  return (done) => {
+    const taken = (performance.now() - start) / 1000
+    work.encoded = encoded + before[done]!
+    work.seconds = seconds + taken
+    report?.({ tokens: before[done]!, totalTokens: before[tokens.length]!, texts: done, totalTexts: tokens.length, seconds: taken })
+  }
 }

@@ -72,29 +72,38 @@ export function benchmarkTask(benchmark: CmtebTask, dialect: Dialect, source: Ta
   }
 }
 
-/** `NAME=corpus.jsonl,queries.jsonl,qrels.jsonl`: a retrieval task of three files. Throws ERR_BGE_ARGUMENT. */
-export function customRetrieval(argument: string): EvalTask {
-  const { name, files } = named('--task-retrieval', argument, 3, 'NAME=corpus.jsonl,queries.jsonl,qrels.jsonl')
-  const [corpus, queries, qrels] = files as [string, string, string]
-  const paths: RetrievalFiles = { corpus, queries, qrels }
+/** A retrieval task of three files (loadRetrievalFiles says what they hold). Throws ERR_BGE_ARGUMENT for a name that is none or C-MTEB's. */
+export function retrievalTask(name: string, files: RetrievalFiles): EvalTask {
+  const { corpus, queries, qrels } = files
   return {
-    name,
+    name: ownName(name),
     type: 'retrieval',
-    identity: () => hashFiles(files),
-    load: () => oneSplit(async () => ({ type: 'retrieval', ...(await loadRetrievalFiles(paths)) })),
+    identity: () => hashFiles([corpus, queries, qrels]),
+    load: () => oneSplit(async () => ({ type: 'retrieval', ...(await loadRetrievalFiles(files)) })),
   }
 }
 
 /**
- * `NAME=pairs.jsonl`, by what its rows are: `{"query","pos"[,"neg"]}` is retrieval over all its texts; `{"text1","text2","label"}` is pair
+ * A task of one pair file, by what its rows are: `{"query","pos"[,"neg"]}` is retrieval over all its texts; `{"text1","text2","label"}` is pair
  * classification where every label is 0 or 1, else STS. Throws ERR_BGE_ARGUMENT, ERR_BGE_FILE and ERR_BGE_DATA.
  */
-export async function customPairs(argument: string): Promise<EvalTask> {
-  const { name, files } = named('--task-pairs', argument, 1, 'NAME=pairs.jsonl')
-  const file = files[0]!
+export async function pairsTask(name: string, file: string): Promise<EvalTask> {
   const type = await pairKind(file)
   const load = (): Promise<CmtebData> => (type === 'retrieval' ? pairRetrieval(file) : loadLocal(type, file))
-  return { name, type, identity: () => hashFiles(files), load: () => oneSplit(load) }
+  return { name: ownName(name), type, identity: () => hashFiles([file]), load: () => oneSplit(load) }
+}
+
+/** `NAME=corpus.jsonl,queries.jsonl,qrels.jsonl`: a retrievalTask. Throws ERR_BGE_ARGUMENT. */
+export function customRetrieval(argument: string): EvalTask {
+  const { name, files } = named('--task-retrieval', argument, 3, 'NAME=corpus.jsonl,queries.jsonl,qrels.jsonl')
+  const [corpus, queries, qrels] = files as [string, string, string]
+  return retrievalTask(name, { corpus, queries, qrels })
+}
+
+/** `NAME=pairs.jsonl`: a pairsTask. Throws ERR_BGE_ARGUMENT, ERR_BGE_FILE and ERR_BGE_DATA. */
+export async function customPairs(argument: string): Promise<EvalTask> {
+  const { name, files } = named('--task-pairs', argument, 1, 'NAME=pairs.jsonl')
+  return pairsTask(ownName(name), files[0]!)
 }
 
 async function pairKind(file: string): Promise<'retrieval' | 'sts' | 'pairClassification'> {
@@ -144,9 +153,15 @@ function named(flag: string, argument: string, count: number, form: string): { n
   const at = argument.indexOf('=')
   const name = argument.slice(0, Math.max(0, at))
   const files = argument.slice(at + 1).split(',')
-  if (!/^[\w.-]+$/.test(name) || files.length !== count || files.some((file) => file === '')) throw invalidArgument(flag, form, argument)
-  if (CMTEB_TASKS.some((task) => task.name === name)) throw invalidArgument(flag, 'a name that no task of C-MTEB has', name)
+  if (name === '' || files.length !== count || files.some((file) => file === '')) throw invalidArgument(flag, form, argument)
   return { name, files }
+}
+
+/** The name of a task of one's own, which is also that of its result file. */
+function ownName(name: string): string {
+  if (!/^[\w-][\w.-]*$/.test(name)) throw invalidArgument('the name of a task', 'letters, digits, ".", "_" and "-"', name)
+  if (CMTEB_TASKS.some((task) => task.name === name)) throw invalidArgument('the name of a task', 'a name that no task of C-MTEB has', name)
+  return name
 }
 
 async function oneSplit(load: () => Promise<CmtebData>): Promise<TaskData> {

@@ -1,6 +1,6 @@
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { BgeError } from '../errors.js'
+import { BgeError, invalidArgument } from '../errors.js'
 
 export const TASK_TYPES = ['sts', 'retrieval', 'reranking', 'classification', 'clustering', 'pairClassification'] as const
 export type TaskType = (typeof TASK_TYPES)[number]
@@ -72,11 +72,15 @@ export function selectTasks<T extends Pick<Task, 'name' | 'type'>>(available: re
 
 /**
  * The result file of each task: NAME.json. Where two of the tasks share a name, the first in the order of TASK_TYPES keeps it and the others are
- * NAME-TYPE.json, as in `CMedQA.json` (retrieval) and `CMedQA-reranking.json`.
+ * NAME-TYPE.json, as in `CMedQA.json` (retrieval) and `CMedQA-reranking.json`. Throws ERR_BGE_ARGUMENT for two tasks of one type and name.
  */
 export function resultFiles(tasks: readonly Pick<Task, 'name' | 'type'>[]): string[] {
   const taken = new Set<string>()
+  const seen = new Set<string>()
   return tasks.map((task) => {
+    const key = `${task.type}/${task.name}`
+    if (seen.has(key)) throw invalidArgument('tasks', 'tasks of different names', key)
+    seen.add(key)
     const file = taken.has(task.name) ? `${task.name}-${task.type}.json` : `${task.name}.json`
     taken.add(task.name)
     return file

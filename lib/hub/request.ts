@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BgeError, isAbort } from '../errors.js'
+import { proxyAdvice } from './proxy.js'
 import { HUB, type HubSettings } from './settings.js'
 
 const MAX_REDIRECTS = 10
@@ -98,7 +99,7 @@ function unreachable(settings: HubSettings, url: string, cause: unknown): BgeErr
   const mirror = settings.endpoint === HUB ? ' a mirror can be set with HF_ENDPOINT (https://hf-mirror.com) or --mirror;' : ''
   return new BgeError(
     'ERR_BGE_HUB',
-    `${host} does not answer (${text}):${mirror} HF_HUB_OFFLINE=1 uses what the cache holds, and --data a folder made by bge cmteb pull${wrongName}`,
+    `${host} does not answer (${text}):${mirror} HF_HUB_OFFLINE=1 uses what the cache holds, and --data a folder made by bge cmteb pull${wrongName}${proxyAdvice()}`,
     { cause, details: { url } },
   )
 }

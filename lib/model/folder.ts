@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BgeError, invalidArgument, show } from '../errors.js'
+import { Tokenizer } from '../tokenizer/tokenizer.js'
 import { type ModelConfig, type Pooling, parseConfig } from './config.js'
 
 type JsonObject = Record<string, unknown>
@@ -46,6 +47,12 @@ export async function readDescription(folder: string, pooling?: Pooling): Promis
     instruction,
     sentenceConfig,
   }
+}
+
+/** The tokenizer of a model folder, or of one with tokenizer files only, as BgeModel.load sets it up. Errors: ERR_BGE_TOKENIZER, ERR_BGE_MODEL_FORMAT. */
+export async function loadTokenizer(folder: string): Promise<Tokenizer> {
+  const sentenceBert = await readObject(folder, 'sentence_bert_config.json')
+  return Tokenizer.load(folder, { lowerCase: sentenceBert?.do_lower_case === true })
 }
 
 /** Errors: ERR_BGE_ARGUMENT. */

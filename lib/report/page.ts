@@ -1,8 +1,9 @@
 import { CMTEB_TYPES } from '../eval/cmteb/tasks.js'
-import type { Evaluation, TaskFailure, TaskResult } from '../eval/evaluation.js'
-import type { Example } from '../eval/examples.js'
+import type { Evaluation, TaskResult } from '../eval/evaluation.js'
+import { limitNote } from '../eval/limit.js'
 import { TASK_TYPES } from '../eval/tasks.js'
 import { compare, type Comparison, type Other } from './comparison.js'
+import { failureDetails, taskDetails } from './details.js'
 import { escapeHtml as text, STYLE } from './html.js'
 import { radar } from './radar.js'
 import { shorten, signed } from './table.js'
@@ -29,10 +30,10 @@ export function reportPage(evaluation: Evaluation, { model, others = [], date = 
 ${tiles(comparison, evaluation)}
 ${typeRadar(evaluation, comparison, model)}
 <h2>Tasks</h2>
-${scoreTable(comparison, model)}
-${sources(evaluation, others)}
+${scoreTable(comparison, evaluation, model)}
+${sources(others)}
 <h2>Details</h2>
-${evaluation.tasks.map((task, i) => ('error' in task ? failed(task, `task-${i}`) : details(task, `task-${i}`))).join('\n')}
+${evaluation.tasks.map((task, i) => ('error' in task ? failureDetails(task, `task-${i}`) : taskDetails(task, `task-${i}`))).join('\n')}
 </body></html>
 `
 }
@@ -46,11 +47,7 @@ function subtitle({ benchmark, tasks }: Evaluation, date: Date): string {
   const rules =
     first === undefined
       ? []
-      : [
-          `dialect ${first.dialect}`,
-          `scikit-learn ${first.sklearn}`,
-          ...(first.limit === null ? [] : [`limited to ${first.limit} a task: not comparable`]),
-        ]
+      : [`dialect ${first.dialect}`, `scikit-learn ${first.sklearn}`, ...(first.limit === null ? [] : [limitNote(first.limit)])]
   return [what, ...rules, date.toISOString().slice(0, 10)].join(' · ')
 }
 
@@ -61,7 +58,8 @@ function tiles({ means }: Comparison, { benchmark }: Evaluation): string {
     missing.length === 0
       ? ''
       : `<p class="failed">No mean of ${text(benchmark!.set)}: ${missing.length} of ${benchmark!.tasks} tasks have no score: ${text(missing.join(', '))}</p>`
-  return `<div class="tiles">${shown.map(({ label, score }) => `<div class="tile"><b>${score!.toFixed(2)}</b><span>${text(label)}</span></div>`).join('')}</div>${hole}`
+  const tiles = shown.map(({ label, score }) => `<div class="tile"><b>${score!.toFixed(2)}</b><span>${text(label)}</span></div>`)
+  return `${tiles.length === 0 ? '' : `<div class="tiles">${tiles.join('')}</div>`}${hole}`
 }
 
 /** An axis per task type that was run: its mean, of every model over the same tasks. */
@@ -83,10 +81,10 @@ function typeRadar({ tasks }: Evaluation, { rows, others }: Comparison, model: s
   return chart === '' ? '' : `<h2>By task type</h2>\n${chart}`
 }
 
-function scoreTable({ rows, means, others }: Comparison, model: string): string {
+/** A row per task, under a row per type; the means of the set last. */
+function scoreTable({ rows, means, others }: Comparison, { tasks }: Evaluation, model: string): string {
   const head =
-    ['Task', 'Type', 'Metric'].map((name) => `<th>${name}</th>`).join('') +
-    `<th class="num">${text(shorten(model))}</th>` +
+    `<th>Task</th><th class="num">${text(shorten(model))}</th>` +
     others.map(({ name }) => `<th class="num">${text(shorten(name))}</th><th class="num">Difference</th>`).join('')
   const cells = (score: number | null, beside: readonly (number | null)[]): string => {
     const own =
@@ -97,15 +95,19 @@ function scoreTable({ rows, means, others }: Comparison, model: string): string 
       own + beside.map((value) => `<td class="num">${value === null ? '–' : value.toFixed(2)}</td>${differenceCell(score, value)}`).join('')
     )
   }
-  const body = rows.map(
-    (row, i) =>
-      `<tr><td><a href="#task-${i}">${text(row.name)}</a></td><td>${text(CMTEB_TYPES[row.type].displayName)}</td><td>${text(row.metric)}</td>${cells(row.score, row.others)}</tr>`,
-  )
+  const body = rows.map(({ type, name, metric, score, others: beside }, i) => {
+    const first = rows[i - 1]?.type !== type
+    const group = first ? `<tr class="group"><th colspan="${2 + 2 * others.length}">${text(CMTEB_TYPES[type].displayName)}</th></tr>\n` : ''
+    const task = tasks[i]!
+    const notes = 'error' in task || task.notes.length === 0 ? '' : ` <span class="note" title="${text(task.notes.join(' '))}">note</span>`
+    return `${group}<tr><td><a href="#task-${i}">${text(name)}</a>${notes} <span class="metric">${text(metric)}</span></td>${cells(score, beside)}</tr>`
+  })
   const foot = means.map(
-    (mean) =>
-      `<tr class="mean"><td colspan="3">${text(mean.label)}${mean.missing.length > 0 ? ` (${mean.missing.length} tasks without a score)` : ''}</td>${cells(mean.score, mean.others)}</tr>`,
+    ({ label, missing, score, others: beside }) =>
+      `<tr class="mean"><td>${text(label)}${missing.length > 0 ? ` (${missing.length} without a score)` : ''}</td>${cells(score, beside)}</tr>`,
   )
-  return `<div class="scroll"><table><thead><tr>${head}</tr></thead><tbody>${[...body, ...foot].join('\n')}</tbody></table></div>`
+  const end = foot.length === 0 ? '' : `<tbody>${foot.join('\n')}</tbody>`
+  return `<div class="scroll"><table class="scores"><thead><tr>${head}</tr></thead><tbody>${body.join('\n')}</tbody>${end}</table></div>`
 }
 
 function differenceCell(ours: number | null, theirs: number | null): string {
@@ -115,49 +117,6 @@ function differenceCell(ours: number | null, theirs: number | null): string {
   return `<td class="num${way}">${difference}</td>`
 }
 
-function sources({ tasks }: Evaluation, others: readonly Other[]): string {
-  const notes = tasks.flatMap((task) => ('error' in task ? [] : task.notes))
-  return [...others.map((other) => `${shorten(other.name)}: ${other.source}`), ...notes]
-    .map((note) => `<p class="quiet">${text(note)}</p>`)
-    .join('\n')
-}
-
-function failed({ task_name, type, error }: TaskFailure, id: string): string {
-  return `<details id="${id}"><summary>${text(`${type}/${task_name}`)} <span class="failed">failed</span></summary><div><p class="failed">${text(`[${error.code}] ${error.message}`)}</p></div></details>`
-}
-
-function details(task: TaskResult, id: string): string {
-  const metrics = Object.entries(task.scores).map(
-    ([name, score]) => `<span>${text(name)}<b>${Number.isFinite(score) ? (100 * score).toFixed(2) : '–'}</b></span>`,
-  )
-  const counts = Object.entries(task.n).map(([name, count]) => `${count.toLocaleString('en')} ${name}`)
-  const examples = task.examples.length === 0 ? '' : `<h4>${text(headline(task.examples[0]!))}</h4>${task.examples.map(example).join('')}`
-  return `<details id="${id}"><summary>${text(`${task.type}/${task.task_name}`)} <b>${(100 * task.main_score).toFixed(2)}</b> <span class="quiet">${text(task.main_metric)}</span></summary>
-<div><p class="quiet">${text([...counts, `${task.seconds.toFixed(1)} s`, ...(task.instruction === '' ? [] : [`instruction ${task.instruction}`])].join(' · '))}</p>
-<div class="metrics">${metrics.join('')}</div>${examples}</div></details>`
-}
-
-function headline({ kind }: Example): string {
-  return {
-    ranking: 'Worst queries, and what was retrieved instead',
-    pair: 'Pairs farthest from their labels',
-    label: 'Texts with a wrong label',
-  }[kind]
-}
-
-function example(one: Example): string {
-  if (one.kind === 'pair')
-    return `<div class="example">${text(one.text1)}<br>${text(one.text2)}<p class="quiet">label ${one.label}, cosine ${one.cosine.toFixed(3)}</p></div>`
-  if (one.kind === 'label')
-    return `<div class="example">${text(one.text)}<p class="quiet">is ${text(one.expected)}, was taken for ${text(one.predicted)}</p></div>`
-  const expected = one.expected.map(
-    ({ text: document, rank }) =>
-      `<li><span class="quiet">${rank === null ? 'not retrieved' : `rank ${rank}`}</span> ${text(document)}</li>`,
-  )
-  const retrieved = one.retrieved.map(
-    ({ text: document, relevant }, i) =>
-      `<li><span class="${relevant ? 'up' : 'down'}">${i + 1}${relevant ? ', relevant' : ''}</span> ${text(document)}</li>`,
-  )
-  return `<div class="example"><b>${text(one.query)}</b> <span class="quiet">${(100 * one.score).toFixed(1)}</span>
-<p class="quiet">Relevant</p><ul>${expected.join('')}</ul><p class="quiet">Retrieved first</p><ul>${retrieved.join('')}</ul></div>`
+function sources(others: readonly Other[]): string {
+  return others.map(({ name, source }) => `<p class="quiet">${text(`${shorten(name)}: ${source}`)}</p>`).join('\n')
 }

@@ -1,4 +1,5 @@
 import type { Evaluation } from '../eval/evaluation.js'
+import { limitNote } from '../eval/limit.js'
 import { compare, type MeanRow, type Other } from './comparison.js'
 
 /**
@@ -36,7 +37,7 @@ function footnotes({ benchmark, tasks }: Evaluation, means: readonly MeanRow[], 
   const incomplete = (benchmark === null ? means : means.slice(-1)).filter((mean) => mean.score === null)
   return [
     ...(benchmark === null ? [] : [`set ${benchmark.set}, dialect ${benchmark.dialect}, scikit-learn ${benchmark.sklearn}`]),
-    ...(limit ? [`limited to ${limit} queries, pairs or texts a task: not the scores of the tasks`] : []),
+    ...(limit ? [limitNote(limit)] : []),
     ...incomplete.map(({ label, missing }) => `no ${label}: ${missing.length} without a score: ${missing.join(', ')}`),
     ...others.map((other) => `${shorten(other.name)}: ${other.source}`),
     ...results.flatMap((task) => task.notes.map((note) => `note: ${note}`)),
@@ -57,7 +58,8 @@ export function signed(value: number): string {
   return Number(text) > 0 ? `+${text}` : text.replace(/^-(0\.00)$/, '$1')
 }
 
-/** The last part of a path or repository name. */
+/** The last part of a path or repository name; of `STAGE/model`, where training leaves a model, the last two. */
 export function shorten(name: string): string {
-  return name.split(/[\\/]/).findLast((part) => part !== '') ?? name
+  const parts = name.split(/[\\/]/).filter((part) => part !== '')
+  return parts.slice(parts.at(-1) === 'model' ? -2 : -1).join('/') || name
 }

@@ -2,6 +2,7 @@
 
 #include "convert.h"
 #include "handles.h"
+#include "numeric.h"
 
 namespace bge {
 
@@ -29,6 +30,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
       },
       data);
   exports.Set("configure", Napi::Function::New(env, configure, "configure"));
+  exports.Set("multiplyFloat64", Napi::Function::New(env, multiplyFloat64, "multiplyFloat64"));
   exports.Set("openDevice", Napi::Function::New(env, DeviceHandle::open, "openDevice"));
   return exports;
 }

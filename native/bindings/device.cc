@@ -1,3 +1,4 @@
+#include "../core/cuda_library.h"
 #include "convert.h"
 #include "handles.h"
 #include "op.h"
@@ -18,16 +19,24 @@ Napi::Function DeviceHandle::define(Napi::Env env) {
 
 DeviceHandle::DeviceHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<DeviceHandle>(info) {}
 
-// openDevice({ kind: 'cpu', threads, isa })
+// openDevice({ threads, isa, note }) or openDevice({ cuda: index, libraries: [path ...] }). note: added to the description.
 Napi::Value DeviceHandle::open(const Napi::CallbackInfo& info) {
   auto env = info.Env();
   auto o = object(info[0], "options");
-  DeviceOptions options;
-  if (present(o.Get("threads"))) options.threads = static_cast<int32_t>(integer(o.Get("threads"), "threads", 1, 1024));
-  if (present(o.Get("isa"))) options.isa = o.Get("isa").ToString().Utf8Value();
   std::unique_ptr<Backend> backend;
   try {
-    backend = makeCpuBackend(options);
+    if (present(o.Get("cuda"))) {
+      if (!o.Get("libraries").IsArray()) throw makeError(env, "ERR_BGE_ARGUMENT", "libraries must be an array");
+      const auto paths = o.Get("libraries").As<Napi::Array>();
+      std::vector<std::string> libraries;
+      for (uint32_t i = 0; i < paths.Length(); ++i) libraries.push_back(paths.Get(i).ToString().Utf8Value());
+      backend = makeCudaBackend(static_cast<int32_t>(integer(o.Get("cuda"), "cuda", 0, 1023)), libraries);
+    } else {
+      DeviceOptions options;
+      if (present(o.Get("threads"))) options.threads = static_cast<int32_t>(integer(o.Get("threads"), "threads", 1, 1024));
+      if (present(o.Get("isa"))) options.isa = o.Get("isa").ToString().Utf8Value();
+      backend = makeCpuBackend(options);
+    }
   } catch (const Error& e) {
     throw makeError(env, e.code, e.what());
   }
@@ -35,6 +44,7 @@ Napi::Value DeviceHandle::open(const Napi::CallbackInfo& info) {
   auto handle = addon->device.New({});
   auto core = DeviceCore::create(env, std::move(backend));
   Unwrap(handle)->core = core;
+  if (present(o.Get("note"))) Unwrap(handle)->note_ = " (" + o.Get("note").ToString().Utf8Value() + ")";
   addon->devices.push_back(core);
   return handle;
 }
@@ -44,7 +54,7 @@ void DeviceHandle::check(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value DeviceHandle::kind(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), core->kind); }
-Napi::Value DeviceHandle::description(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), core->description); }
+Napi::Value DeviceHandle::description(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), core->description + note_); }
 
 Napi::Value DeviceHandle::memory(const Napi::CallbackInfo& info) {
   auto o = Napi::Object::New(info.Env());

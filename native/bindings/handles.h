@@ -167,6 +167,7 @@ class DeviceHandle : public Napi::ObjectWrap<DeviceHandle> {
   std::shared_ptr<DeviceCore> core;
 
  private:
+  std::string note_;  // why this is not another device
   void check(const Napi::CallbackInfo& info);
   Napi::Value kind(const Napi::CallbackInfo& info);
   Napi::Value description(const Napi::CallbackInfo& info);

@@ -122,7 +122,9 @@ function backwardReference(inputs: Operands, c: OpCase, round: Round, store: Rou
   eachRow(inputs, c, round, ({ head, query, keys, scores, factor, lse }) => {
     // The contract keeps lse, not the maximum and the sum: with large scores the rounding of lse is the formula's own error.
     const p = scores.map((s) => store(round(Math.exp(round(s - lse)))))
-    const dP = keys.map((key, a) => store(round(factor[a]! * dot(dOut, query * width + head * d, 1, v, key * width + head * d, 1, d, round))))
+    const dP = keys.map((key, a) =>
+      store(round(factor[a]! * dot(dOut, query * width + head * d, 1, v, key * width + head * d, 1, d, round))),
+    )
     const mean = p.reduce((sum, value, a) => round(sum + round(value * dP[a]!)), 0)
     for (const [a, key] of keys.entries()) {
       addRow(dV, key, dOut, query, head, round(p[a]! * factor[a]!))

@@ -24,11 +24,11 @@ const BIG: readonly OpCase['attributes'][] = [
   { rows: 2048, in: 512, out: 1536 },
 ]
 
-/** y = act(x W^T + b), W (out, in). */
+/** y = act(x W^T + b), W (out, in). Operands of a product are rounded to what the device stores hidden states in, weights too. */
 export function linearReference(inputs: Operands, c: OpCase, round: Round, store: Round = inFloat64): Outputs {
   const [r, i, o] = sizes(c)
-  const x = floats(inputs, 'x')
-  const w = floats(inputs, 'weight')
+  const x = floats(inputs, 'x').map(store)
+  const w = floats(inputs, 'weight').map(store)
   const bias = inputs['bias'] ? floats(inputs, 'bias') : undefined
   const out = new Float64Array(r * o)
   const preActivation = new Float64Array(r * o)
@@ -57,12 +57,16 @@ const linear: OpSpec = {
     { attributes: { rows: 19, in: 24, out: 203, outF32: 1 }, data: 'bias' }, // logits
     { attributes: { rows: 19, in: 64, out: 40, xF32: 1 }, data: 'bias' },
     { attributes: { rows: 59, in: 1100, out: 40 }, data: 'bias' }, // deeper than one block of depth
+    { attributes: { rows: 17, in: 24, out: 24, gelu: 1, preActivation: 1, outF32: 1 }, data: 'identity' }, // the GELU alone
   ],
   inputs(c, random) {
     const [r, i, o] = sizes(c)
     return {
       x: random.floats(r * i),
-      weight: random.floats(o * i, 1 / Math.sqrt(i)),
+      weight:
+        c.data === 'identity'
+          ? Float32Array.from({ length: o * i }, (_, at) => (at % (i + 1) === 0 ? 1 : 0))
+          : random.floats(o * i, 1 / Math.sqrt(i)),
       ...(c.data === 'bias' ? { bias: random.floats(o, 0.5) } : {}),
     }
   },
@@ -98,8 +102,8 @@ const backwardInput: OpSpec = {
   },
   reference(inputs, c, round, store) {
     const [r, i, o] = sizes(c)
-    const dOut = floats(inputs, 'dOut')
-    const w = floats(inputs, 'weight')
+    const dOut = floats(inputs, 'dOut').map(store)
+    const w = floats(inputs, 'weight').map(store)
     const dX = new Float64Array(r * i)
     for (let row = 0; row < r; row++) {
       for (let col = 0; col < i; col++) {
@@ -146,10 +150,10 @@ const backwardWeight: OpSpec = {
       ...(c.data === 'bias' ? { dBias: random.floats(o) } : {}),
     }
   },
-  reference(inputs, c, round) {
+  reference(inputs, c, round, store) {
     const [r, i, o] = sizes(c)
-    const dOut = floats(inputs, 'dOut')
-    const x = floats(inputs, 'x')
+    const dOut = floats(inputs, 'dOut').map(store)
+    const x = floats(inputs, 'x').map(store)
     const dW = floats(inputs, 'dW').slice()
     for (let a = 0; a < o; a++) for (let b = 0; b < i; b++) dW[a * i + b] = round(dW[a * i + b]! + dot(dOut, a, o, x, b, i, r, round))
     if (!inputs['dBias']) return { dW }

@@ -64,41 +64,54 @@ export function prepare(spec: OpSpec, c: OpCase, storage: Storage = 'f32'): Prep
   return p
 }
 
-/** What is wrong with an op's result, a sentence each; empty when it is right. */
-export function problems(spec: OpSpec, c: OpCase, { exact, plain, storage }: Omit<Prepared, 'inputs'>, result: OpResult): string[] {
-  const found: string[] = []
-  const [wanted, got] = [Object.keys(exact).sort(), Object.keys(result).sort()]
-  if (wanted.join() !== got.join()) return [`outputs must be ${wanted.join(', ')}, but were ${got.join(', ')}`]
-  for (const name of wanted) {
-    const truth = exact[name]!
-    const values = result[name]!
-    if (truth.length !== values.length) {
-      found.push(`${name} must have ${truth.length} entries, but has ${values.length}`)
-    } else if (truth instanceof Int32Array) {
-      const at = truth.findIndex((value, i) => value !== values[i])
-      if (at >= 0) found.push(`${name}[${at}] must be ${truth[at]}, but was ${values[at]}`)
-    } else {
-      const ulp = ULP[isHidden(spec, c, name) ? storage : 'f32']
-      found.push(...floatProblems(spec, name, ulp, truth, plain[name] as Float64Array, values))
-    }
-  }
-  return found
+/** One output of an op beside its truth. */
+export interface Verdict {
+  output: string
+  /** Largest error; absent for integers and where no error can be given. */
+  error?: number
+  /** That of the plain formula, and what is allowed. */
+  plain?: number
+  allowed?: number
+  /** A sentence, where it is wrong. */
+  problem?: string
 }
 
-function floatProblems(
+/** What is wrong with an op's result, a sentence each; empty when it is right. */
+export function problems(spec: OpSpec, c: OpCase, prepared: Omit<Prepared, 'inputs'>, result: OpResult): string[] {
+  return verdicts(spec, c, prepared, result).flatMap(({ problem }) => problem ?? [])
+}
+
+export function verdicts(spec: OpSpec, c: OpCase, { exact, plain, storage }: Omit<Prepared, 'inputs'>, result: OpResult): Verdict[] {
+  const [wanted, got] = [Object.keys(exact).sort(), Object.keys(result).sort()]
+  if (wanted.join() !== got.join()) {
+    return [{ output: got.join(), problem: `outputs must be ${wanted.join(', ')}, but were ${got.join(', ')}` }]
+  }
+  return wanted.map((output): Verdict => {
+    const truth = exact[output]!
+    const values = result[output]!
+    if (truth.length !== values.length) return { output, problem: `${output} must have ${truth.length} entries, but has ${values.length}` }
+    if (truth instanceof Int32Array) {
+      const at = truth.findIndex((value, i) => value !== values[i])
+      return { output, ...(at >= 0 && { problem: `${output}[${at}] must be ${truth[at]}, but was ${values[at]}` }) }
+    }
+    return floatVerdict(spec, output, ULP[isHidden(spec, c, output) ? storage : 'f32'], truth, plain[output] as Float64Array, values)
+  })
+}
+
+function floatVerdict(
   spec: OpSpec,
-  name: string,
+  output: string,
   ulp: number,
   truth: Float64Array,
   plain: Float64Array,
   values: Float32Array | Int32Array,
-): string[] {
+): Verdict {
   let [scale, plainError, worst, at] = [0, 0, -1, 0]
   for (let i = 0; i < truth.length; i++) {
     const [exact, value] = [truth[i]!, values[i]!]
     if (!Number.isFinite(exact) || !Number.isFinite(value)) {
       if (Object.is(exact, value)) continue
-      return [`${name}[${i}] must be ${exact}, but was ${value}`]
+      return { output, problem: `${output}[${i}] must be ${exact}, but was ${value}` }
     }
     scale = Math.max(scale, Math.abs(exact))
     plainError = Math.max(plainError, Math.abs(plain[i]! - exact))
@@ -106,11 +119,12 @@ function floatProblems(
     if (error > worst) [worst, at] = [error, i]
   }
   const bound = Math.max(FACTOR[spec.kind] * plainError, FLOOR_ULPS * ulp * scale)
-  if (worst <= bound) return []
-  return [
-    `${name}[${at}] must be ${truth[at]}, but was ${values[at]}: error ${worst.toExponential(2)}, the plain formula's ` +
-      `${plainError.toExponential(2)}, ratio ${(worst / plainError).toFixed(2)}, allowed ${bound.toExponential(2)}`,
-  ]
+  const measured = { output, error: Math.max(worst, 0), plain: plainError, allowed: bound }
+  if (worst <= bound) return measured
+  const problem =
+    `${output}[${at}] must be ${truth[at]}, but was ${values[at]}: error ${worst.toExponential(2)}, the plain formula's ` +
+    `${plainError.toExponential(2)}, ratio ${(worst / plainError).toFixed(2)}, allowed ${bound.toExponential(2)}`
+  return { ...measured, problem }
 }
 
 /** Outputs that no case of a spec makes differ from zero: such a spec would pass an op that does nothing. */

@@ -45,11 +45,14 @@ export async function openRepos(task: CmtebTask, { data, hub = {} }: TaskSource)
   try {
     return { main: await hubTree(task.current, hub) }
   } catch (error) {
-    if (!(error instanceof BgeError) || hubSettings(hub).network === 'online') throw error
-    const old = await oldRepos(task, hub).catch(() => undefined)
+    if (!(error instanceof BgeError)) throw error
+    const offline = hubSettings(hub).network === 'offline'
+    const old = offline ? await oldRepos(task, hub).catch(() => undefined) : undefined
     if (old !== undefined) return old
-    const where = data === undefined ? '' : ` and data folder ${data} holds neither ${task.current.path} nor ${task.old.path}`
-    throw where === '' ? error : new BgeError('ERR_BGE_FILE', `${error.message},${where}`, { cause: error })
+    if (data === undefined) throw error
+    const names = new Set([task.current, task.old].map(({ path, revision }) => `${path}@${revision.slice(0, 8)}`))
+    const where = `data folder ${data} holds no ${[...names].join(' or ')}`
+    throw new BgeError(offline ? 'ERR_BGE_FILE' : error.code, `${where}, and ${error.message}`, { cause: error })
   }
 }
 

@@ -1,4 +1,5 @@
 import { BgeError } from '../../errors.js'
+import { MINI_TASKS } from './mini.js'
 
 /** The two dialects of C-MTEB scores: what mteb 2 computes, and what C_MTEB with mteb 1.1 computed for the paper. Never mixed in one average. */
 export const DIALECTS = ['mteb2', 'cmteb2023'] as const
@@ -249,12 +250,13 @@ export const CMTEB_TASKS: readonly CmtebTask[] = [
   multilingual('MassiveScenarioClassification', 'mteb/amazon_massive_scenario@fad2c6e8459f9e1c45d9315f4953d921437d70f8', 'mteb/amazon_massive_scenario@7d571f92784cd94a019292a1f45445077d0ef634', 'zh-CN', 'cmo-Hans', 'Given a user utterance as query, find the user scenarios'),
 ]
 
-/** The named sets: `cmn-31` is mteb's `MTEB(cmn, v1)`, `paper-35` the table of C-Pack. An average always says which. */
+/** The named sets: `cmn-31` is mteb's `MTEB(cmn, v1)`, `paper-35` the table of C-Pack, `mini` what a part of is scored between checkpoints. An average always says which. */
 export const CMTEB_SETS: Readonly<Record<CmtebSet, readonly CmtebTask[]>> = {
   'cmn-31': CMTEB_TASKS.filter((task) => task.subset === 'default'),
   'paper-35': CMTEB_TASKS,
+  mini: CMTEB_TASKS.filter((task) => MINI_TASKS.includes(task.name)),
 }
-export type CmtebSet = 'cmn-31' | 'paper-35'
+export type CmtebSet = 'cmn-31' | 'paper-35' | 'mini'
 
 /** Tasks by name, by type or by set, each once, in the order of the table. Throws ERR_BGE_ARGUMENT naming what is unknown. */
 export function cmtebTasks(words: readonly string[]): CmtebTask[] {

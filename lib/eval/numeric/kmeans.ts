@@ -1,7 +1,8 @@
 import { invalidArgument } from '../../errors.js'
+import { multiplyFloat64 } from '../../native.js'
+import { dot } from './dot.js'
 import { gemmFloat32, squaredNormFloat32 } from './float32.js'
-import type { SklearnGeneration } from './logistic_regression.js'
-import { dot, multiplyTransposed } from './matmul.js'
+import type { NumericOptions, SklearnGeneration } from './logistic_regression.js'
 import { cumulativeDistribution, firstAtLeast, RandomState } from './mt19937.js'
 
 export interface KMeans {
@@ -19,7 +20,7 @@ const MAX_EPOCHS = 100
 const MAX_NO_IMPROVEMENT = 10
 const REASSIGNMENT_RATIO = 0.01
 /** Rows of one product of the last assignment. */
-const ROWS = 1024
+const ROWS = 16_384
 
 /** Rows of vectors, in float32 as given and in float64 for products. */
 interface Rows {
@@ -27,25 +28,33 @@ interface Rows {
   readonly double: Float64Array
   readonly n: number
   readonly d: number
+  readonly options: NumericOptions
 }
 
 /**
  * sklearn.cluster.MiniBatchKMeans(clusters, batch_size=500, random_state=seed, n_init=1).fit(x) on float32 vectors: the same draws in the same
- * order, the same float32 arithmetic where its order is defined, and inner products in float64 where scikit-learn leaves the order to BLAS.
+ * order, the same float32 arithmetic where its order is defined, and inner products in float64 (native, off the event loop) where scikit-learn leaves
+ * the order to BLAS.
  * Throws ERR_BGE_ARGUMENT where there are fewer rows than clusters.
  * @param x (N, D) row-major
  */
-export function miniBatchKMeans(x: Float32Array, d: number, clusters: number, generation: SklearnGeneration, seed = 42): KMeans {
+export async function miniBatchKMeans(
+  x: Float32Array,
+  d: number,
+  clusters: number,
+  generation: SklearnGeneration,
+  { seed = 42, ...options }: NumericOptions & { seed?: number } = {},
+): Promise<KMeans> {
   const n = x.length / d
   if (!Number.isInteger(n)) throw invalidArgument('x', `rows of ${d} numbers`, x)
   if (!Number.isInteger(clusters) || clusters < 1 || clusters > n)
     throw invalidArgument('clusters', `an integer from 1 to the number of rows, ${n}`, clusters)
-  const all: Rows = { single: x, double: new Float64Array(x), n, d }
+  const all: Rows = { single: x, double: new Float64Array(x), n, d, options }
   const random = new RandomState(seed)
   const batch = Math.min(BATCH, n)
   const initSize = Math.min(n, 3 * batch < clusters ? 3 * clusters : 3 * batch)
   random.randint(n, initSize) // scikit-learn ranks several starts on these rows; of a single start nothing remains but the draws
-  let centers = kmeansPlusPlus(initSize < n ? take(all, random.randint(n, initSize)) : all, clusters, random, generation)
+  let centers = await kmeansPlusPlus(initSize < n ? take(all, random.randint(n, initSize)) : all, clusters, random, generation)
 
   const counts = new Float32Array(clusters)
   const cdf = cumulativeDistribution(new Float32Array(n).fill(1 / n))
@@ -60,7 +69,7 @@ export function miniBatchKMeans(x: Float32Array, d: number, clusters: number, ge
     sinceReassignment += batch
     const reassign = counts.includes(0) || sinceReassignment >= 10 * clusters
     if (reassign) sinceReassignment = 0
-    const labels = nearest(rows, centers, clusters)
+    const labels = await nearest(rows, centers, clusters)
     const inertia = inertiaOf(rows, centers, labels) / batch
     centers = update(rows, centers, counts, labels)
     if (reassign) reassignRare(rows, centers, counts, random)
@@ -72,11 +81,11 @@ export function miniBatchKMeans(x: Float32Array, d: number, clusters: number, ge
       withoutImprovement = 0
     } else withoutImprovement++
   }
-  return { labels: nearest(all, centers, clusters), centers, steps }
+  return { labels: await nearest(all, centers, clusters), centers, steps }
 }
 
-function take({ single, double, d }: Rows, rows: Uint32Array): Rows {
-  const taken = { single: new Float32Array(rows.length * d), double: new Float64Array(rows.length * d), n: rows.length, d }
+function take({ single, double, d, options }: Rows, rows: Uint32Array): Rows {
+  const taken = { single: new Float32Array(rows.length * d), double: new Float64Array(rows.length * d), n: rows.length, d, options }
   for (const [i, row] of rows.entries()) {
     taken.single.set(single.subarray(row * d, (row + 1) * d), i * d)
     taken.double.set(double.subarray(row * d, (row + 1) * d), i * d)
@@ -85,7 +94,7 @@ function take({ single, double, d }: Rows, rows: Uint32Array): Rows {
 }
 
 /** Greedy k-means++ (Arthur and Vassilvitskii 2007): of 2 + floor(ln k) candidates per centre the one that leaves the smallest potential. */
-function kmeansPlusPlus(rows: Rows, clusters: number, random: RandomState, generation: SklearnGeneration): Float32Array {
+async function kmeansPlusPlus(rows: Rows, clusters: number, random: RandomState, generation: SklearnGeneration): Promise<Float32Array> {
   const { single, double, n, d } = rows
   const centers = new Float32Array(clusters * d)
   const norms = Float64Array.from({ length: n }, (_, i) => squaredNorm(double, i, d))
@@ -94,12 +103,12 @@ function kmeansPlusPlus(rows: Rows, clusters: number, random: RandomState, gener
 
   const first = random.choice(cumulativeDistribution(new Float32Array(n).fill(1 / n)), 1)
   setCenter(0, first[0]!)
-  let closest = squaredDistances(rows, norms, first)
+  let closest = await squaredDistances(rows, norms, first)
   let potential = sum(closest)
   for (let c = 1; c < clusters; c++) {
     const cumulative = cumulativeSum(closest, generation)
     const candidates = Uint32Array.from(random.uniform(trials), (u) => Math.min(n - 1, firstAtLeast(cumulative, u * potential)))
-    const distances = squaredDistances(rows, norms, candidates)
+    const distances = await squaredDistances(rows, norms, candidates)
     let chosen = 0
     let lowest = Number.POSITIVE_INFINITY
     for (let t = 0; t < trials; t++) {
@@ -126,10 +135,10 @@ function cumulativeSum(values: Float32Array, generation: SklearnGeneration): Flo
 }
 
 /** (rows of `from`, N) squared distances of some rows to all rows, in float64, then rounded to float32. */
-function squaredDistances(rows: Rows, norms: Float64Array, from: Uint32Array): Float32Array {
-  const { double, n, d } = rows
+async function squaredDistances(rows: Rows, norms: Float64Array, from: Uint32Array): Promise<Float32Array> {
+  const { double, n, d, options } = rows
   const products = new Float64Array(from.length * n)
-  multiplyTransposed(take(rows, from).double, double, products, d)
+  await multiplyFloat64(products, take(rows, from).double, double, { m: from.length, n, k: d, transposed: 'b', ...options })
   return Float32Array.from(products, (product, i) =>
     Math.max(0, Math.fround(-2 * product + norms[from[Math.floor(i / n)]!]! + norms[i % n]!)),
   )
@@ -139,7 +148,7 @@ function squaredDistances(rows: Rows, norms: Float64Array, from: Uint32Array): F
  * (N) the nearest centre by |c|^2 - 2 x.c in float32; of equals the first. The float64 distances leave out the centres that rounding cannot make
  * the nearest; between the others the float32 distances decide.
  */
-function nearest({ single, double, n, d }: Rows, centers: Float32Array, clusters: number): Int32Array {
+async function nearest({ single, double, n, d, options }: Rows, centers: Float32Array, clusters: number): Promise<Int32Array> {
   const centers64 = new Float64Array(centers)
   const norms = Float64Array.from({ length: clusters }, (_, c) => squaredNormFloat32(centers, c * d, d))
   const longest = Math.sqrt(norms.reduce((max, norm) => Math.max(max, norm), 0))
@@ -147,7 +156,7 @@ function nearest({ single, double, n, d }: Rows, centers: Float32Array, clusters
   for (let start = 0; start < n; start += ROWS) {
     const rows = double.subarray(start * d, (start + ROWS) * d)
     const products = new Float64Array((rows.length / d) * clusters)
-    multiplyTransposed(rows, centers64, products, d)
+    await multiplyFloat64(products, rows, centers64, { m: rows.length / d, n: clusters, k: d, transposed: 'b', ...options })
     for (let i = 0; i < rows.length / d; i++) {
       const distance = (c: number): number => norms[c]! - 2 * products[i * clusters + c]!
       let lowest = Number.POSITIVE_INFINITY

@@ -1,5 +1,5 @@
+import { dot } from './dot.js'
 import { LineSearch } from './line_search.js'
-import { dot } from './matmul.js'
 
 /** Corrections that are remembered. */
 const MEMORY = 10
@@ -8,7 +8,7 @@ const EPSILON = 2 ** -52
 const MAX_EVALUATIONS = 50
 
 /** The value at x; writes the gradient there into `gradient` (same length as x). */
-export type Objective = (x: Float64Array, gradient: Float64Array) => number
+export type Objective = (x: Float64Array, gradient: Float64Array) => number | Promise<number>
 
 export interface Minimum {
   readonly x: Float64Array
@@ -32,15 +32,15 @@ interface Correction {
  * @param start (n) is not changed
  * @param rules stop when max |gradient| <= gradient, when one iteration lowers f by at most decrease * max(|f before|, |f|, 1), or after `iterations`
  */
-export function minimize(
+export async function minimize(
   objective: Objective,
   start: Float64Array,
   rules: { gradient: number; decrease: number; iterations: number },
-): Minimum {
+): Promise<Minimum> {
   const n = start.length
   let x = Float64Array.from(start)
   let gradient = new Float64Array(n)
-  let f = objective(x, gradient)
+  let f = await objective(x, gradient)
   let evaluations = 1
   let iterations = 0
   let corrections: Correction[] = []
@@ -61,7 +61,7 @@ export function minimize(
       for (let tried = 0; tried < MAX_EVALUATIONS && !found; tried++) {
         step = search.step
         x = xBefore.map((value, i) => step * direction[i]! + value)
-        f = objective(x, gradient)
+        f = await objective(x, gradient)
         evaluations++
         slope = dot(gradient, direction)
         found = search.advance(f, slope)

@@ -1,6 +1,7 @@
 import { averagePrecision } from '../metrics.js'
+import { dot } from './dot.js'
 import { squaredNormFloat32, sumFloat32 } from './float32.js'
-import { dot } from './matmul.js'
+import { torchCosine } from './torch.js'
 
 /** What one similarity makes of labelled pairs, 0..1 except for the thresholds. */
 export interface PairScores {
@@ -58,16 +59,11 @@ export const SIMILARITIES: Readonly<
     { direction: Direction; of: (x: Float32Array, y: Float32Array) => number }
   >
 > = {
-  similarity: { direction: 'high', of: cosineSimilarity },
+  similarity: { direction: 'high', of: torchCosine },
   cosine: { direction: 'high', of: pairedCosine },
   manhattan: { direction: 'low', of: (x, y) => sumFloat32(difference(x, y).map(Math.abs)) },
   euclidean: { direction: 'low', of: euclideanDistance },
   dot: { direction: 'high', of: (x, y) => Math.fround(dot(x, y)) },
-}
-
-/** The similarity of a cosine model: the inner product of the L2-normalised vectors. */
-function cosineSimilarity(x: Float32Array, y: Float32Array): number {
-  return Math.fround(dot(normalized(x), normalized(y)))
 }
 
 /** 1 - sklearn.metrics.pairwise.paired_cosine_distances: 1 - |x - y|^2 / 2 of the L2-normalised vectors. */

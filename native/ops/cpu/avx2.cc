@@ -4,6 +4,8 @@
 
 #include "matmul.inl"
 
+#include "double_product.inl"
+
 #include "attention.inl"
 
 #include "rows.inl"
@@ -14,6 +16,7 @@ namespace bge {
 constexpr Kernels kernels_avx2 = {
     "avx2", avx2::kTileRows, avx2::kPanel, avx2::kBlockBytes,
     avx2::packPanels, avx2::packTransposedRows, avx2::gemm,
+    avx2::kDoublePanel, avx2::doubleProduct,
     avx2::attentionScratch, avx2::attention, avx2::attentionBackward,
     avx2::rowKernels,
 };

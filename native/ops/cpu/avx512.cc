@@ -4,6 +4,8 @@
 
 #include "matmul.inl"
 
+#include "double_product.inl"
+
 #include "attention.inl"
 
 #include "rows.inl"
@@ -14,6 +16,7 @@ namespace bge {
 constexpr Kernels kernels_avx512 = {
     "avx512", avx512::kTileRows, avx512::kPanel, avx512::kBlockBytes,
     avx512::packPanels, avx512::packTransposedRows, avx512::gemm,
+    avx512::kDoublePanel, avx512::doubleProduct,
     avx512::attentionScratch, avx512::attention, avx512::attentionBackward,
     avx512::rowKernels,
 };

@@ -4,6 +4,8 @@
 
 #include "matmul.inl"
 
+#include "double_product.inl"
+
 #include "attention.inl"
 
 #include "rows.inl"
@@ -14,6 +16,7 @@ namespace bge {
 constexpr Kernels kernels_base = {
     "base", base::kTileRows, base::kPanel, base::kBlockBytes,
     base::packPanels, base::packTransposedRows, base::gemm,
+    base::kDoublePanel, base::doubleProduct,
     base::attentionScratch, base::attention, base::attentionBackward,
     base::rowKernels,
 };

@@ -31,6 +31,21 @@ struct GemmBlock {
   bool gelu;
 };
 
+// One block of C (rows, cols) = A (rows, depth) B (depth, cols) in float64: A[r][k] = a[r * aRow + k * aDepth], B[k][n] = b[k * bDepth + n * bCol].
+// Every element is one chain of multiply-adds over depth, beginning with 0.
+struct DoubleBlock {
+  int64_t rows, cols, depth;
+  const double* a;
+  int64_t aRow, aDepth;
+  const double* b;
+  int64_t bDepth, bCol;
+  double* c;
+  int64_t cStride;
+  double* panel;  // scratch: kDoubleDepth x doublePanel
+};
+
+constexpr int64_t kDoubleDepth = 128;
+
 // ---- attention ----------------------------------------------------------------------------------------------------------------
 
 // One head of one sequence: R query rows, L keys, d columns.
@@ -69,6 +84,9 @@ struct Kernels {
   // sums, if not null: (rows) += sum over k.
   void (*packTransposedRows)(float* out, int64_t aTile, float* sums, const float* a, int64_t stride, int64_t rows, int64_t depth);
   void (*gemm)(const GemmBlock& g);
+
+  int32_t doublePanel;  // columns that a float64 product packs at a time
+  void (*doubleProduct)(const DoubleBlock& g);
 
   int64_t (*attentionScratch)(int64_t keys, int64_t size, bool backward);  // floats
   void (*attention)(const AttentionHead& h);

@@ -1,0 +1,214 @@
+// Contrastive objectives on a block of score rows, on CUDA. Formulas and rules: similarity.cc. A block of threads does one row: it removes
+// columns, finds the maximum and the sum of exponentials outside the own group, one thread does the own group in double, and all threads
+// write the gradient. Rows leave their results in scratch; one block adds them in row order.
+#include "cuda/rows.cuh"
+
+namespace bge {
+
+namespace {
+
+constexpr int kThreads = 256;
+constexpr float kRemoved = -INFINITY;
+
+struct RowResult { double loss; int64_t masked; int64_t correct; };
+
+// log(exp a + exp b), either may be -infinity
+__device__ double logAdd(double a, double b) {
+  const double high = a > b ? a : b;
+  return high == static_cast<double>(kRemoved) ? a + b : high + log1p(exp((a > b ? b : a) - high));
+}
+
+__device__ bool contains(const int32_t* sorted, int64_t n, int32_t id) {
+  int64_t low = 0, high = n;
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (sorted[middle] < id) low = middle + 1;
+    else high = middle;
+  }
+  return low < n && sorted[low] == id;
+}
+
+__device__ __forceinline__ float nanMax(float a, float b) { return a > b || a != a ? a : b; }
+
+// What all threads of the row learn about the columns outside the own group.
+struct Shared {
+  float left[kThreads / 32], right[kThreads / 32], own[kThreads / 32];
+  double sums[kThreads / 32];
+  int64_t removed[kThreads / 32];
+  double outsideFactor;
+};
+
+template <class T, class Combine> __device__ T combined(const T (&parts)[kThreads / 32], const Combine& combine) {
+  T all = parts[0];
+  for (int w = 1; w < kThreads / 32; ++w) all = combine(all, parts[w]);
+  return all;
+}
+
+// z, dz: (rows, G) scratch
+__global__ void __launch_bounds__(kThreads) contrastiveKernel(RowResult* results, Contrastive c, double* zs, double* dzs) {
+  BGE_SHARED_STATIC(Shared, sharedOne, 1);
+  Shared& s = sharedOne[0];
+  const int64_t r = blockIdx.x, M = c.scores.cols, query = c.firstRow + r;
+  const int32_t G = c.groupSize;
+  const int64_t target = query * G;
+  float* const x = static_cast<float*>(c.scores.data) + r * c.scores.stride;
+  double* const z = zs + r * G;
+  double* const dz = dzs + r * G;
+  const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
+  const float score = x[target];
+  const int32_t* const positives = c.passageIds && c.positiveOffsets ? c.positiveIds + c.positiveOffsets[query] : nullptr;
+  const int64_t positiveCount = positives ? c.positiveOffsets[query + 1] - c.positiveOffsets[query] : 0;
+  const int32_t targetId = c.passageIds ? c.passageIds[target] : 0;
+  __syncthreads();  // every thread has read `score`
+
+  // Removal, and the largest remaining score to the left, to the right, and in the own group.
+  float left = kRemoved, right = kRemoved, own = kRemoved;
+  int64_t removed = 0;
+  const bool ownOnly = c.ownGroupOnly;
+  for (int64_t j = ownOnly ? target + t : t; j < (ownOnly ? target + G : M); j += kThreads) {
+    if (j == target) continue;
+    const bool inside = j >= target && j < target + G;
+    bool remove = false;
+    if (c.passageIds) remove = c.passageIds[j] == targetId || (positives && contains(positives, positiveCount, c.passageIds[j]));
+    if (!remove && c.queryIds && !ownOnly && !inside && j % G == 0) remove = c.queryIds[j / G] == c.queryIds[query];
+    if (remove) {
+      x[j] = kRemoved;
+      ++removed;
+    } else if (inside) {
+      own = nanMax(x[j], own);
+    } else if (j < target) {
+      left = nanMax(x[j], left);
+    } else {
+      right = nanMax(x[j], right);
+    }
+  }
+  for (int i = 16; i > 0; i >>= 1) {
+    left = nanMax(shuffleXor(left, i), left);
+    right = nanMax(shuffleXor(right, i), right);
+    own = nanMax(shuffleXor(own, i), own);
+    removed += shuffleXor(removed, i);
+  }
+  if (lane == 0) {
+    s.left[warp] = left;
+    s.right[warp] = right;
+    s.own[warp] = own;
+    s.removed[warp] = removed;
+  }
+  __syncthreads();
+  const auto larger = [](float a, float b) { return nanMax(a, b); };
+  left = combined(s.left, larger);
+  right = combined(s.right, larger);
+  own = combined(s.own, larger);
+  const float outsideMaximum = nanMax(left, right);
+  const float reference = outsideMaximum == kRemoved ? 0.0f : outsideMaximum;
+  const bool outside = !ownOnly && M > G && (c.infoNceWeight != 0 || c.m3Weight != 0);
+  const float factor = 1.0f / c.temperature;
+
+  double sum = 0;
+  if (outside) {
+    for (int64_t j = t; j < M; j += kThreads) {
+      if (j >= target && j < target + G) continue;
+      const float e = expf((x[j] - reference) * factor);
+      x[j] = e;
+      sum += e;
+    }
+  }
+  for (int i = 16; i > 0; i >>= 1) sum += shuffleXor(sum, i);
+  if (lane == 0) s.sums[warp] = sum;
+  __syncthreads();
+
+  if (t == 0) {
+    const double sumOutside = combined(s.sums, [](double a, double b) { return a + b; });
+    double outsideFactor = 0, loss = 0;
+    for (int32_t g = 0; g < G; ++g) {
+      z[g] = static_cast<double>(x[target + g]) / c.temperature;
+      dz[g] = 0;
+    }
+    const double zOut = static_cast<double>(reference) / c.temperature;
+    const double outsideLse = outside ? zOut + log(sumOutside) : static_cast<double>(kRemoved);
+    const auto outsideShare = [&](double lse) { return outsideLse == static_cast<double>(kRemoved) ? 0.0 : exp(zOut - lse); };
+    if (c.infoNceWeight != 0) {
+      const double w = c.infoNceWeight;
+      double others = outsideLse;
+      for (int32_t g = 1; g < G; ++g) others = logAdd(others, z[g]);
+      const double behind = others - z[0];
+      const double l = behind < 0 ? log1p(exp(behind)) : behind + log1p(exp(-behind));
+      const double lse = z[0] + l;
+      loss += w * l;
+      dz[0] -= w / (1 + exp(-behind));
+      for (int32_t g = 1; g < G; ++g) dz[g] += w * exp(z[g] - lse);
+      outsideFactor += w * outsideShare(lse);
+    }
+    const float* const teacher = c.teacher ? c.teacher + query * G : nullptr;
+    if (c.klWeight != 0) {
+      const double w = c.klWeight;
+      double lse = z[0], weight = 0;
+      for (int32_t g = 1; g < G; ++g) lse = logAdd(lse, z[g]);
+      for (int32_t g = 0; g < G; ++g) {
+        if (z[g] == static_cast<double>(kRemoved)) continue;
+        weight += teacher[g];
+        loss += w * teacher[g] * (lse - z[g]);
+        dz[g] -= w * teacher[g];
+      }
+      for (int32_t g = 0; g < G; ++g) dz[g] += w * weight * exp(z[g] - lse);
+    }
+    if (c.m3Weight != 0) {
+      double lse = outsideLse;
+      for (int32_t g = G - 1; g >= 0; --g) {
+        if (z[g] == static_cast<double>(kRemoved)) continue;
+        lse = logAdd(lse, z[g]);
+        const double w = c.m3Weight * static_cast<double>(teacher[g]);
+        loss += w * (lse - z[g]);
+        outsideFactor += w * outsideShare(lse);
+        for (int32_t h = g; h < G; ++h) dz[h] += w * exp(z[h] - lse);
+        dz[g] -= w;
+      }
+    }
+    const double scale = static_cast<double>(c.lossScale) / static_cast<double>(c.queries);
+    const double gradientScale = scale / c.temperature;
+    for (int32_t g = 0; g < G; ++g) x[target + g] = static_cast<float>(dz[g] * gradientScale);
+    s.outsideFactor = outsideFactor * gradientScale;
+    const int64_t masked = combined(s.removed, [](int64_t a, int64_t b) { return a + b; });
+    results[r] = {loss * scale, masked, score == score && !(left >= score) && !(right > score) && !(own > score)};
+  }
+  __syncthreads();
+  const float outsideFactor = static_cast<float>(s.outsideFactor);
+  for (int64_t j = t; j < M; j += kThreads) {
+    if (j >= target && j < target + G) continue;
+    x[j] = outside ? x[j] * outsideFactor : 0.0f;
+  }
+}
+
+// One block: sums in an order that only the number of rows decides.
+__global__ void __launch_bounds__(kThreads) addResultsKernel(ContrastiveResult* total, const RowResult* rows, int64_t n) {
+  BGE_SHARED_STATIC(RowResult, parts, kThreads);
+  const int t = static_cast<int>(threadIdx.x);
+  RowResult mine{0, 0, 0};
+  for (int64_t r = t; r < n; r += kThreads) {
+    mine.loss += rows[r].loss;
+    mine.masked += rows[r].masked;
+    mine.correct += rows[r].correct;
+  }
+  parts[t] = mine;
+  __syncthreads();
+  if (t != 0) return;
+  for (int i = 0; i < kThreads; ++i) {
+    total->loss += parts[i].loss;
+    total->correct += parts[i].correct;
+    total->masked += parts[i].masked;
+  }
+}
+
+}  // namespace
+
+void CudaBackend::contrastive(ContrastiveResult* result, const Contrastive& tile) {
+  const int64_t rows = tile.scores.rows, G = tile.groupSize;
+  if (rows == 0) return;
+  Arena::Scope scope(workspace_);
+  auto* each = workspace_.take<RowResult>(rows);
+  double *z = workspace_.take<double>(rows * G), *dz = workspace_.take<double>(rows * G);
+  launch(contrastiveKernel, dim3(static_cast<unsigned int>(rows)), kThreads, 0, stream_, each, tile, z, dz);
+  launch(addResultsKernel, 1, kThreads, 0, stream_, result, each, rows);
+}
+
+}  // namespace bge
