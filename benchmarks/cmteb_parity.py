@@ -94,7 +94,7 @@ def pair_classification(task, vectors):
         "cosine": (1 - paired_cosine_distances(a, b), True),
         "manhattan": (paired_manhattan_distances(a, b), False),
         "euclidean": (paired_euclidean_distances(a, b), False),
-        "dot": ((a * b).sum(1), True),
+        "dot": (np.array([np.dot(x, y) for x, y in zip(a, b)]), True),
     }
     scores = {}
     for name, (values, high) in similarities.items():

@@ -2,8 +2,9 @@
 //   npm run bench:cuda -- [words of the case ...] [--library FILE] [--device N] [--json FILE] [--quick]
 // Ceilings first, in the same process: a burst (10 products of 8192^3, bf16, random data, after 3 to warm up), the same product for
 // --sustained SECONDS (default 10), and a copy of 1 GiB. Every case: one run to warm up, then runs in groups that fill about a millisecond,
-// each group timed from an idle device to an idle device, at least 30 groups, a pause between cases. Caches are warm: a case finds its operands
-// as its last run left them. Median, fastest and 95th percentile are of groups. Correctness is not checked here (npm run gpu:check).
+// each group timed from an idle device to an idle device, at least 30 groups, a pause between cases. Caches are warm: a case finds its
+// operands as its last run left them. Median, fastest and 95th percentile are of groups. Correctness is not checked here (npm run
+// gpu:check).
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -24,7 +25,11 @@ using std::vector;
 
 namespace {
 
-struct Result { string name; double fastest, median, p95, flops, bytes; int64_t groups; };
+struct Result {
+  string name;
+  double fastest, median, p95, flops, bytes;
+  int64_t groups;
+};
 
 struct Bench {
   Backend& device;
@@ -42,7 +47,8 @@ struct Bench {
   bool wants(const string& name) const {
     return std::all_of(words.begin(), words.end(), [&](const string& w) { return name.find(w) != string::npos; });
   }
-  template <class T> T* upload(const vector<T>& v) {
+  template <class T>
+  T* upload(const vector<T>& v) {
     auto* p = static_cast<T*>(device.allocate(v.size() * sizeof(T)));
     owned.push_back(p);
     device.upload(p, v.data(), v.size() * sizeof(T));
@@ -83,7 +89,8 @@ struct Bench {
         spent += all.back() * static_cast<double>(each);
       }
       std::sort(all.begin(), all.end());
-      results.push_back({name, all.front(), all[all.size() / 2], all[all.size() * 95 / 100], flops, bytes, static_cast<int64_t>(all.size())});
+      results.push_back(
+          {name, all.front(), all[all.size() / 2], all[all.size() * 95 / 100], flops, bytes, static_cast<int64_t>(all.size())});
       const Result& r = results.back();
       std::printf("%-44s %10.1f us", name.c_str(), 1e6 * r.median);
       if (flops > 0) std::printf("  %8.1f TFLOP/s", flops / r.median / 1e12);
@@ -99,13 +106,19 @@ struct Bench {
   }
 };
 
-struct Model { const char* name; int64_t C, F, H; };
+struct Model {
+  const char* name;
+  int64_t C, F, H;
+};
 constexpr Model kModels[] = {{"small", 512, 2048, 8}, {"base", 768, 3072, 12}, {"large", 1024, 4096, 16}};
 
 // The products of a layer over R tokens.
 void products(Bench& b, const Model& m, int64_t R) {
-  const struct { const char* name; int64_t in, out; bool gelu; } layers[] = {
-      {"qkv", m.C, 3 * m.C, false}, {"attention-out", m.C, m.C, false}, {"ffn-in", m.C, m.F, true}, {"ffn-out", m.F, m.C, false}};
+  const struct {
+    const char* name;
+    int64_t in, out;
+    bool gelu;
+  } layers[] = {{"qkv", m.C, 3 * m.C, false}, {"attention-out", m.C, m.C, false}, {"ffn-in", m.C, m.F, true}, {"ffn-out", m.F, m.C, false}};
   uint64_t version = 1;
   for (const auto& l : layers) {
     const string shape = string(m.name) + " " + to_string(R) + " " + l.name;
@@ -115,7 +128,8 @@ void products(Bench& b, const Model& m, int64_t R) {
       const float* w = b.floats(l.out * l.in, 0.05f);
       const float* bias = b.floats(l.out, 0.1f);
       const Weight weight{w, l.out, l.in, version++};
-      b.measure("linear " + shape, flops, 0, [&] { b.device.linear(out, x, weight, bias, l.gelu ? Activation::gelu : Activation::none, nullptr); });
+      b.measure("linear " + shape, flops, 0,
+                [&] { b.device.linear(out, x, weight, bias, l.gelu ? Activation::gelu : Activation::none, nullptr); });
     }
     if (b.wants("dgrad " + shape)) {
       const Matrix dX = b.hidden(R, l.in), dOut = b.hidden(R, l.out), pre = b.hidden(R, l.in);
@@ -138,7 +152,8 @@ void attention(Bench& b, const Model& m, int64_t N, int64_t L) {
   const int64_t R = N * L, D = m.C / m.H;
   for (const bool backward : {false, true}) {
     for (const float p : {0.0f, 0.1f}) {
-      const string name = string(backward ? "attention-backward " : "attention ") + m.name + " " + to_string(N) + "x" + to_string(L) + (p > 0 ? " dropout" : "");
+      const string name = string(backward ? "attention-backward " : "attention ") + m.name + " " + to_string(N) + "x" + to_string(L) +
+                          (p > 0 ? " dropout" : "");
       if (!b.wants(name)) continue;
       vector<int32_t> offsets, position;
       vector<uint32_t> stream;
@@ -158,8 +173,10 @@ void attention(Bench& b, const Model& m, int64_t N, int64_t L) {
       const double flops = (backward ? 10.0 : 4.0) * static_cast<double>(N * L * L * m.C);
       b.device.attention(out, lse, a);
       b.measure(name, flops, 0, [&] {
-        if (backward) b.device.attentionBackward(dQkv.columns(0, m.C), dQkv.columns(m.C, m.C), dQkv.columns(2 * m.C, m.C), dOut, out, lse, a);
-        else b.device.attention(out, lse, a);
+        if (backward)
+          b.device.attentionBackward(dQkv.columns(0, m.C), dQkv.columns(m.C, m.C), dQkv.columns(2 * m.C, m.C), dOut, out, lse, a);
+        else
+          b.device.attention(out, lse, a);
       });
     }
   }
@@ -183,26 +200,30 @@ void rows(Bench& b, const Model& m, int64_t R, int64_t L) {
     const Rows w = where();
     const Matrix x = b.hidden(R, m.C), residual = b.hidden(R, m.C), sum = b.hidden(R, m.C), out = b.hidden(R, m.C);
     float *mean = b.floats(R), *rstd = b.floats(R), *gamma = b.floats(m.C, 0.1f, 1), *beta = b.floats(m.C, 0.1f);
-    b.measure("addLayerNorm " + shape, 0, 4 * element, [&] { b.device.addLayerNorm(out, sum, mean, rstd, x, residual, gamma, beta, 1e-12f, w, dropout); });
+    b.measure("addLayerNorm " + shape, 0, 4 * element,
+              [&] { b.device.addLayerNorm(out, sum, mean, rstd, x, residual, gamma, beta, 1e-12f, w, dropout); });
   }
   if (b.wants("addLayerNormBackward " + shape)) {
     const Rows w = where();
     const Matrix sum = b.hidden(R, m.C), dOut = b.hidden(R, m.C), dSum = b.hidden(R, m.C), dX = b.hidden(R, m.C);
-    float *mean = b.floats(R, 0.1f), *rstd = b.floats(R, 0.1f, 1), *gamma = b.floats(m.C, 0.1f, 1), *dGamma = b.floats(m.C, 0), *dBeta = b.floats(m.C, 0);
+    float *mean = b.floats(R, 0.1f), *rstd = b.floats(R, 0.1f, 1), *gamma = b.floats(m.C, 0.1f, 1), *dGamma = b.floats(m.C, 0),
+          *dBeta = b.floats(m.C, 0);
     b.measure("addLayerNormBackward " + shape, 0, 4 * element,
               [&] { b.device.addLayerNormBackward(dSum, dX, dGamma, dBeta, dOut, sum, mean, rstd, gamma, w, dropout); });
   }
   if (b.wants("embedding " + shape)) {
     const Rows w = where();
     const int32_t* index = b.upload(ids);
-    float *table = b.floats(21128 * m.C), *positions = b.floats(512 * m.C), *type = b.floats(2 * m.C), *gamma = b.floats(m.C, 0.1f, 1), *beta = b.floats(m.C);
+    float *table = b.floats(21128 * m.C), *positions = b.floats(512 * m.C), *type = b.floats(2 * m.C), *gamma = b.floats(m.C, 0.1f, 1),
+          *beta = b.floats(m.C);
     const Matrix out = b.hidden(R, m.C);
     b.measure("embedding " + shape, 0, 4.0 * static_cast<double>(R * m.C) + element,
               [&] { b.device.embedding(out, nullptr, nullptr, table, index, positions, type, gamma, beta, 1e-12f, w, dropout); });
   }
   if (b.wants("geluBackward " + shape)) {
     const Matrix d = b.hidden(R, m.F), pre = b.hidden(R, m.F);
-    b.measure("geluBackward " + shape, 0, 3 * element * static_cast<double>(m.F) / static_cast<double>(m.C), [&] { b.device.geluBackward(d, d, pre); });
+    b.measure("geluBackward " + shape, 0, 3 * element * static_cast<double>(m.F) / static_cast<double>(m.C),
+              [&] { b.device.geluBackward(d, d, pre); });
   }
 }
 
@@ -236,7 +257,8 @@ void objectives(Bench& b) {
     const int32_t k = 100;
     float *q = b.floats(B * D), *p = b.floats(M * D), *scores = b.floats(B * k);
     int32_t* indices = b.upload(vector<int32_t>(static_cast<size_t>(B * k)));
-    b.measure("topK 128 of 1000000 D 768", 2.0 * B * M * D, 4.0 * M * D, [&] { b.device.topK(indices, scores, k, {q, B, D}, {p, M, D}, 0, false); });
+    b.measure("topK 128 of 1000000 D 768", 2.0 * B * M * D, 4.0 * M * D,
+              [&] { b.device.topK(indices, scores, k, {q, B, D}, {p, M, D}, 0, false); });
   }
   if (b.wants("adamw 102000000")) {
     const int64_t n = 102000000;
@@ -248,7 +270,9 @@ void objectives(Bench& b) {
   }
 }
 
-struct Ceilings { double burst = 0, sustained = 0, copy = 0; };
+struct Ceilings {
+  double burst = 0, sustained = 0, copy = 0;
+};
 
 Ceilings ceilings(Bench& b, double seconds) {
   Ceilings c;
@@ -274,8 +298,8 @@ Ceilings ceilings(Bench& b, double seconds) {
   c.copy = 2.0 * static_cast<double>(bytes) / b.seconds(move, 10) / 1e9;
   b.device.release(from);
   b.device.release(to);
-  std::printf("bf16 product %lld^3: burst %.1f TFLOP/s, sustained %.1f TFLOP/s; copy %.1f GB/s (read and written)\n", static_cast<long long>(n), c.burst,
-              c.sustained, c.copy);
+  std::printf("bf16 product %lld^3: burst %.1f TFLOP/s, sustained %.1f TFLOP/s; copy %.1f GB/s (read and written)\n",
+              static_cast<long long>(n), c.burst, c.sustained, c.copy);
   return c;
 }
 
@@ -286,16 +310,17 @@ void writeJson(const char* file, const Bench& b, const Ceilings& c) {
   const std::time_t now = std::time(nullptr);
   std::strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
   std::fprintf(out, "{\n  \"device\": \"%s\",\n  \"date\": \"%s\",\n", b.device.description().c_str(), date);
-  std::fprintf(out, "  \"ceilings\": { \"burstTflops\": %.1f, \"sustainedTflops\": %.1f, \"copyGigabytesPerSecond\": %.1f },\n  \"results\": [", c.burst,
-               c.sustained, c.copy);
+  std::fprintf(out,
+               "  \"ceilings\": { \"burstTflops\": %.1f, \"sustainedTflops\": %.1f, \"copyGigabytesPerSecond\": %.1f },\n  \"results\": [",
+               c.burst, c.sustained, c.copy);
   for (const Result& r : b.results) {
     std::fprintf(out, "%s\n    { \"case\": \"%s\", ", &r == b.results.data() ? "" : ",", r.name.c_str());
     if (r.groups == 0) {
       std::fprintf(out, "\"failed\": true }");
       continue;
     }
-    std::fprintf(out, "\"microseconds\": %.2f, \"fastest\": %.2f, \"p95\": %.2f, \"groups\": %lld", 1e6 * r.median, 1e6 * r.fastest, 1e6 * r.p95,
-                 static_cast<long long>(r.groups));
+    std::fprintf(out, "\"microseconds\": %.2f, \"fastest\": %.2f, \"p95\": %.2f, \"groups\": %lld", 1e6 * r.median, 1e6 * r.fastest,
+                 1e6 * r.p95, static_cast<long long>(r.groups));
     if (r.flops > 0) std::fprintf(out, ", \"tflops\": %.2f", r.flops / r.median / 1e12);
     if (r.bytes > 0) std::fprintf(out, ", \"gigabytesPerSecond\": %.1f", r.bytes / r.median / 1e9);
     std::fprintf(out, " }");
@@ -327,12 +352,18 @@ int main(int argc, char** argv) {
       std::fprintf(stderr, "%s needs a value\n", a.c_str());
       std::exit(2);
     };
-    if (a == "--library") library = value();
-    else if (a == "--json") json = value();
-    else if (a == "--device") index = std::atoi(value());
-    else if (a == "--sustained") sustained = std::atof(value());
-    else if (a == "--quick") quick = true;
-    else words.push_back(a);
+    if (a == "--library")
+      library = value();
+    else if (a == "--json")
+      json = value();
+    else if (a == "--device")
+      index = std::atoi(value());
+    else if (a == "--sustained")
+      sustained = std::atof(value());
+    else if (a == "--quick")
+      quick = true;
+    else
+      words.push_back(a);
   }
   try {
     const auto device = makeCudaBackend(index, {library});

@@ -11,7 +11,6 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { decontaminate, type EvaluationText } from '../lib/curate/decontaminate.js'
 import { dedup } from '../lib/curate/dedup.js'
-import { fastIdentity } from '../lib/curate/identity.js'
 import { eachShingle, jaccard, MinHasher, overlap } from '../lib/curate/near.js'
 import type { DedupSettings } from '../lib/curate/recipe.js'
 import { normaliseForIdentity, type Row } from '../lib/curate/row.js'
@@ -370,7 +369,7 @@ function cpuMicroseconds(): number {
 async function hashing(): Promise<void> {
   const [words, draw] = [chineseLike(19), random(19, 'hashing')]
   const passages = Array.from({ length: 10_000 }, (_, i) => words.passage(i % 100, passageLength(draw), draw))
-  const texts = passages.map(fastIdentity)
+  const texts = passages.map(normaliseForIdentity)
   const [signature, hasher] = [new Uint32Array(128), new MinHasher(128)]
   const seeds = Uint32Array.from({ length: 128 }, () => draw.next() | 1)
   const perHash = (text: string): void => {
@@ -393,7 +392,6 @@ async function hashing(): Promise<void> {
     microseconds[name] = round(best / input.length)
   }
   time('normaliseForIdentity', normaliseForIdentity, passages)
-  time('fastIdentity', fastIdentity, passages)
   time('MinHash, a pass per hash (128)', perHash, texts)
   time('MinHash, one permutation and densification (128)', (text) => hasher.sign(text, 5, signature), texts)
   time('exact Jaccard of two passages', (text, i) => overlap(text, texts[(i + 1) % texts.length]!, 5), texts)
@@ -410,7 +408,7 @@ async function inDuckDB(texts: readonly string[]): Promise<number> {
   try {
     const writer = await store.create('texts', { text: 'VARCHAR' })
     for (const text of texts) writer.add([text])
-    await writer.close()
+    writer.close()
     let best = Number.POSITIVE_INFINITY
     for (let round = 0; round < 3; round++) {
       const start = cpuMicroseconds()

@@ -1,4 +1,4 @@
-// Builds the CUDA library and its kernel benchmark: npm run build:cuda -- [--arch 90a] [--emulate] [--jobs N]
+// Builds the CUDA library, its kernel benchmark and its native tests: npm run build:cuda -- [--arch 90a] [--emulate] [--jobs N]
 //   (nothing)     build-cuda/bge_cuda.so for the GPUs of a release; needs nvcc 13
 //   --arch LIST   for development: machine code for these alone (90a; 80,90a)
 //   --emulate     build-emulated/bge_cuda.so: the same kernels on a CUDA device made of the CPU, for tests; needs a C++ compiler only
@@ -32,7 +32,7 @@ const settings = values.emulate
   ? ['--CDBGE_CUDA_EMULATED=ON']
   : ['--CDBGE_CUDA=ON', `--CDBGE_CUDA_ARCHITECTURES=${architectures?.map((a) => `${a}-real`).join(';') ?? 'release'}`]
 const cmakeJs = join(dirname(createRequire(import.meta.url).resolve('cmake-js/package.json')), 'bin/cmake-js')
-const args = [cmakeJs, 'build', '-O', out, '-T', 'bge_cuda_bench', '-l', 'error', '-p', String(jobs), ...settings]
+const args = [cmakeJs, 'build', '-O', out, '-T', 'bge_cuda_all', '-l', 'error', '-p', String(jobs), ...settings]
 const { status } = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' })
 if (status !== 0) process.exit(status ?? 1)
 console.log(`${out}/bge_cuda.so`)

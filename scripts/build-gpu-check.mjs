@@ -1,6 +1,7 @@
-// `npm run build:gpu-check`: everything scripts/gpu-check needs, in one folder that runs with Node alone: build-cuda/check/.
+// `npm run build:gpu-check`: everything that scripts/gpu-check and scripts/gpu-run need, in one folder that runs with Node alone (and Python, for
+// the peers of the benchmark): build-cuda/check/.
 import { execFileSync } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -11,13 +12,18 @@ execFileSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '
   stdio: 'inherit',
 })
 writeFileSync(join(to, 'package.json'), '{ "type": "module" }\n')
-cpSync(join(root, 'test/fixtures/torch'), join(to, 'test/fixtures/torch'), {
-  recursive: true,
-  filter: (file) => !file.includes('folder-') && !file.endsWith('.py'),
-})
+const copy = (file) => cpSync(join(root, file), join(to, file), { recursive: true })
+for (const file of readdirSync(join(root, 'test/fixtures/torch'))) {
+  if (file.endsWith('.safetensors')) copy(`test/fixtures/torch/${file}`)
+}
+for (const file of readdirSync(join(root, 'benchmarks/gpu'))) {
+  if (file.endsWith('.py')) copy(`benchmarks/gpu/${file}`)
+}
 mkdirSync(join(to, 'build/Release'), { recursive: true })
-cpSync(join(root, 'build/Release/bge.node'), join(to, 'build/Release/bge.node'))
-const library = join(root, 'build-cuda/bge_cuda.so')
-mkdirSync(join(to, 'build-cuda'), { recursive: true })
-if (existsSync(library)) cpSync(library, join(to, 'build-cuda/bge_cuda.so'))
-else console.error('build-cuda/bge_cuda.so is not there (npm run build:cuda makes it): the folder holds no CUDA library')
+copy('build/Release/bge.node')
+// The library, and what needs neither Node nor Python.
+if (!existsSync(join(root, 'build-cuda/bge_cuda.so'))) {
+  console.error('build-cuda/bge_cuda.so is not there (npm run build:cuda makes it): the folder holds no CUDA library')
+}
+for (const file of ['bge_cuda.so', 'bge_cuda_test', 'bge_cuda_bench'])
+  if (existsSync(join(root, 'build-cuda', file))) copy(`build-cuda/${file}`)

@@ -1,4 +1,4 @@
-// What can be told about build-cuda/bge_cuda.so without a GPU: npm run check:cuda -- [--library FILE] [--arch 90a,...] [words of a kernel ...]
+// What can be told about build-cuda/bge_cuda.so without a GPU: npm run check:cuda -- [--library FILE] [--arch LIST] [words of a kernel ...]
 //   - machine code for every architecture of a release (--arch: for these), and PTX of the last for later GPUs
 //   - no local memory (register spills, run-time indexed arrays) in any kernel but the slow paths named in COLD
 //   - tensor-core instructions in the kernels named in TENSOR
@@ -44,7 +44,10 @@ function sections(/** @type {Buffer} */ elf) {
 /** The images of a fat binary: PTX (kind 1) and machine code (kind 2). */
 function images(/** @type {Buffer} */ file) {
   const fat = sections(file).find((s) => s.name === '.nv_fatbin')?.data
-  if (!fat) throw new Error(`${library} has no device code (is it the emulated device?)`)
+  if (!fat) {
+    console.error(`check:cuda: ${library} has no device code (is it the emulated device?)`)
+    process.exit(1)
+  }
   const found = []
   let at = 0
   while (at + 16 <= fat.length) {
@@ -57,13 +60,14 @@ function images(/** @type {Buffer} */ file) {
     while (entry < end) {
       const header = fat.readUInt32LE(entry + 4)
       const size = Number(fat.readBigUInt64LE(entry + 8))
+      const packed = fat.readUInt32LE(entry + 16) // bytes of compressed data, without padding; 0: not compressed
       const start = entry + header
       const specific = (fat.readUInt32LE(entry + 40) & 0x100000) !== 0 // the "a" of 90a
       found.push({
         kind: fat.readUInt16LE(entry),
         arch: `${fat.readUInt32LE(entry + 28)}${specific ? 'a' : ''}`,
         data: () => {
-          const data = fat.subarray(start, start + size)
+          const data = fat.subarray(start, start + (packed || size))
           return data.readUInt32LE(0) === 0xfd2fb528 ? Buffer.from(decompress(data)) : data
         },
       })
@@ -96,19 +100,42 @@ function notes(/** @type {ReturnType<typeof sections>} */ all) {
   return found
 }
 
-/** The identifiers of a mangled name and what follows the last: `bge::attn::forwardKernel<64, true>` is short enough to read as this. */
+/** What a mangled name says, short enough for a table: attn::forwardKernel<64,1,0>. Namespaces bge and the unnamed ones are left out. */
 function readable(/** @type {string} */ mangled) {
-  const parts = []
-  let at = mangled.indexOf('N') + 1
-  for (let m; (m = /^(\d+)/.exec(mangled.slice(at))); ) {
-    at += m[1].length
-    const part = mangled.slice(at, at + Number(m[1]))
-    at += Number(m[1])
-    if (part !== 'bge' && !part.startsWith('_GLOBAL__N_') && !part.startsWith('_INTERNAL_')) parts.push(part)
+  let text = ''
+  const open = [] // N: a nested name, I: a list of template arguments
+  const next = () => (open.includes('I') && !/[<,]$/.test(text) ? ',' : '')
+  for (let at = 2; at < mangled.length; ) {
+    const rest = mangled.slice(at)
+    const number = /^\d+/.exec(rest)?.[0]
+    const literal = /^L[a-z]n?(\d+)E/.exec(rest)
+    if (number !== undefined) {
+      const part = rest.slice(number.length, number.length + Number(number))
+      at += number.length + part.length
+      if (part === 'bge' || part.startsWith('_GLOBAL__N_') || part.startsWith('_INTERNAL_')) continue
+      const inside = open.at(-1) === 'N' && /\w$/.test(text) // of a namespace
+      text += (inside ? '::' : next()) + (part === '__nv_bfloat16' ? 'bf16' : part)
+      if (open.length === 0 && rest[number.length + part.length] !== 'I') break
+    } else if (literal) {
+      text += next() + literal[1]
+      at += literal[0].length
+    } else if (rest[0] === 'N' || rest[0] === 'I') {
+      if (rest[0] === 'I') text += '<'
+      else text += open.length > 0 ? next() : ''
+      open.push(rest[0])
+      at += 1
+    } else if (rest[0] === 'E') {
+      if (open.pop() === 'I') text += '>'
+      at += 1
+      if (open.length === 0) break
+    } else {
+      const substitution = /^S[0-9A-Z]*_/.exec(rest)?.[0]
+      if (rest[0] === 'f') text += `${next()}float`
+      else if (substitution && open.at(-1) === 'I') text += `${next()}..` // something that came before
+      at += substitution?.length ?? 1
+    }
   }
-  const rest = /^I(.*?)E+v/.exec(mangled.slice(at))?.[1] ?? ''
-  const values = rest.replaceAll(/L[a-z]n?(\d+)E/g, '$1,').replace(/,$/, '')
-  return parts.length === 0 ? mangled : parts.join('::') + (rest ? `<${values.length > 60 ? `${values.slice(0, 57)}...` : values}>` : '')
+  return text.length > 83 ? `${text.slice(0, 80)}...` : text || mangled
 }
 
 const wrong = []

@@ -77,10 +77,24 @@ describe('with a tiny model', () => {
       'rows.jsonl',
       passages.map((text) => ({ query: `${text}吗`, pos: [text], id: text })),
     )
-    const result = bge('mine', '--model', model, '--data', data, '--out', 'mined.jsonl', '--range', '0-5', '--negatives', '2')
+    const result = bge(
+      'mine',
+      '--model',
+      model,
+      '--data',
+      data,
+      '--out',
+      'mined.jsonl',
+      '--range',
+      '0-5',
+      '--negatives',
+      '2',
+      '--max-relative',
+      'none',
+    )
     expect(result).toMatchObject({ status: 0, stdout: 'mined.jsonl\n' })
     expect(result.stderr).toMatch(
-      /5 rows, 5 passages in the pool\nnegatives: 10 mined, 0 random.*\nrejected hits: 0 ranked before the range, 5 a positive/,
+      /5 rows, 5 passages in the pool\n10 texts encoded\nnegatives: 10 mined, 0 random\nrejected candidates: 5 a positive of the query by text\na positive of the query by text: 5, of them\n {2}rows\.jsonl:\d \[rank/,
     )
     for (const line of readFileSync(join(out, 'mined.jsonl'), 'utf8').trimEnd().split('\n')) {
       const row = JSON.parse(line) as { pos: string[]; neg: string[]; id: string }

@@ -63,7 +63,11 @@ export const encode: Section<'encode'> = async (sizes, device): Promise<Prepared
       const answer = await eachVariant(
         Object.fromEntries(sizes.microBatchTokens.map((tokens) => [`ours ${tokens} tokens`, () => timed(device, sizes, run(tokens))])),
       )
-      answer.facts = { memory: device.memory(), tokens: lengths.reduce((a, b) => a + b, 0), finite: finite((await run(sizes.microBatchTokens[0]!)())[0]!) }
+      answer.facts = {
+        memory: device.memory(),
+        tokens: lengths.reduce((a, b) => a + b, 0),
+        finite: finite((await run(sizes.microBatchTokens[0]!)())[0]!),
+      }
       return answer
     },
     close: () => encoder.dispose(),

@@ -10,7 +10,7 @@ function unitRows(values: Float32Array, width: number): Float32Array {
   for (let start = 0; start < values.length; start += width) {
     const row = values.subarray(start, start + width)
     let sum = 0
-    for (const x of row) sum += x * x
+    for (let i = 0; i < width; i++) sum += row[i]! * row[i]!
     const scale = 1 / Math.sqrt(sum)
     for (let i = 0; i < width; i++) row[i]! *= scale
   }
@@ -98,7 +98,7 @@ async function gradientErrors(
     const weights = new Float64Array(rows.length * n)
     for (let r = 0; r < rows.length; r++) weights.set(scores.subarray(r * B + first, r * B + first + n), r * n)
     const part = new Float64Array(rows.length * D)
-    await multiplyFloat64(part, weights, Float64Array.from(p.subarray(first * D, (first + n) * D)), { m: rows.length, n: D, k: n })
+    await multiplyFloat64(part, weights, new Float64Array(p.subarray(first * D, (first + n) * D)), { m: rows.length, n: D, k: n })
     for (let i = 0; i < part.length; i++) dQ[i]! += part[i]!
   }
   errors['errorDQ'] = await relative(found.dQ, rows, dQ)
@@ -108,7 +108,7 @@ async function gradientErrors(
     const step = 1024
     for (let first = 0; first < B; first += step) {
       const n = Math.min(step, B - first)
-      const part = await products(Float64Array.from(q.subarray(first * D, (first + n) * D)), n, p, B, D) // (n, B)
+      const part = await products(new Float64Array(q.subarray(first * D, (first + n) * D)), n, p, B, D) // (n, B)
       const weights = new Float64Array(rows.length * n) // columns of the gradient of the scores, transposed
       for (let r = 0; r < n; r++) {
         const row = part.subarray(r * B, (r + 1) * B)
@@ -116,7 +116,7 @@ async function gradientErrors(
         for (const [c, j] of rows.entries()) weights[c * n + r] = (Math.exp(row[j]! / t - lse) - (j === first + r ? 1 : 0)) / (t * B)
       }
       const sum = new Float64Array(rows.length * D)
-      await multiplyFloat64(sum, weights, Float64Array.from(q.subarray(first * D, (first + n) * D)), { m: rows.length, n: D, k: n })
+      await multiplyFloat64(sum, weights, new Float64Array(q.subarray(first * D, (first + n) * D)), { m: rows.length, n: D, k: n })
       for (let i = 0; i < sum.length; i++) dP[i]! += sum[i]!
     }
     errors['errorDP'] = await relative(found.dP, rows, dP)
@@ -136,7 +136,7 @@ async function products(a: Float64Array, m: number, b: Float32Array, n: number, 
   for (let first = 0; first < n; first += CHUNK) {
     const count = Math.min(CHUNK, n - first)
     const part = new Float64Array(m * count)
-    const piece = Float64Array.from(b.subarray(first * width, (first + count) * width))
+    const piece = new Float64Array(b.subarray(first * width, (first + count) * width))
     await multiplyFloat64(part, a, piece, { m, n: count, k: width, transposed: 'b' })
     for (let r = 0; r < m; r++) out.set(part.subarray(r * count, (r + 1) * count), r * n + first)
   }
@@ -145,9 +145,9 @@ async function products(a: Float64Array, m: number, b: Float32Array, n: number, 
 
 function logSumExp(scores: Float64Array, temperature: number): number {
   let max = Number.NEGATIVE_INFINITY
-  for (const s of scores) if (s > max) max = s
+  for (let j = 0; j < scores.length; j++) max = Math.max(max, scores[j]!)
   let sum = 0
-  for (const s of scores) sum += Math.exp((s - max) / temperature)
+  for (let j = 0; j < scores.length; j++) sum += Math.exp((scores[j]! - max) / temperature)
   return max / temperature + Math.log(sum)
 }
 
@@ -162,4 +162,3 @@ async function relative(found: Tensor, rows: Int32Array, reference: Float64Array
   }
   return Math.sqrt(difference / norm)
 }
-

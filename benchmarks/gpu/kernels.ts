@@ -56,7 +56,13 @@ export const linear: Section<'linear'> = async (sizes, device) => {
   if (kind === 'input') return prepared(device, sizes, 'linear_backward_input', { dOut: noise(r * o), weight }, attributes)
   const x = noise(r * i, 1, 77)
   if (kind === 'weight') {
-    return prepared(device, sizes, 'linear_backward_weight', { dOut: noise(r * o), x, dW: noise(o * i, 1, 6), dBias: noise(o, 1, 9) }, attributes)
+    return prepared(
+      device,
+      sizes,
+      'linear_backward_weight',
+      { dOut: noise(r * o), x, dW: noise(o * i, 1, 6), dBias: noise(o, 1, 9) },
+      attributes,
+    )
   }
   return prepared(device, sizes, 'linear', { x, weight, bias: noise(o, 1, 9) }, kind === 'gelu' ? { ...attributes, gelu: 1 } : attributes)
 }

@@ -25,6 +25,7 @@ const sections: Record<string, (sizes: never, device: Device) => Promise<Prepare
   topk,
 }
 
+const gemm = process.env['BGE_CUDA_GEMM']
 let open: { key: string; device: Device; prepared?: Prepared } | undefined
 
 function close(): void {
@@ -39,7 +40,13 @@ async function turn(deviceName: string, sizes: Sizes): Promise<Answer & { device
     close()
     const section = sections[sizes.section]
     if (!section) throw new Error(`no section "${sizes.section}" on our side`)
-    open = { key, device: await openDevice({ device: deviceName }) }
+    if (sizes.products !== undefined) process.env['BGE_CUDA_GEMM'] = sizes.products // read when a device is opened
+    try {
+      open = { key, device: await openDevice({ device: deviceName }) }
+    } finally {
+      if (gemm === undefined) delete process.env['BGE_CUDA_GEMM']
+      else process.env['BGE_CUDA_GEMM'] = gemm
+    }
     open.prepared = await section(sizes as never, open.device)
   }
   return { ...(await open.prepared!.measure()), device: open.device.description }

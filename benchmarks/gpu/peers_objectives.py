@@ -33,8 +33,8 @@ def infonce(sizes, device):
         from sentence_transformers.losses import CachedMultipleNegativesRankingLoss
         from sentence_transformers.util import dot_score
 
-        # Rows are normalised already, so its cos_sim is left out; the model is not used by the loss stage alone.
-        loss = CachedMultipleNegativesRankingLoss(nn.Sequential(), scale=1 / t, similarity_fct=dot_score, mini_batch_size=sizes["cachedRows"])
+        # Rows are normalised already, so its cos_sim is left out; the loss stage alone does not use the model.
+        loss = CachedMultipleNegativesRankingLoss(nn.Sequential(nn.Identity()), scale=1 / t, similarity_fct=dot_score, mini_batch_size=sizes["cachedRows"])
         return lambda: loss.calculate_loss([[q], [p]], with_backward=True)
 
     def exact():

@@ -32,7 +32,11 @@ export async function randomise(...modules: readonly (Encoder | MlmHead | Enhanc
   let start = 0
   for (const { parameters } of modules) {
     for (const { name, shape } of parameters.list) {
-      const values = noise(shape.reduce((a, b) => a * b, 1), 0.02, (start += 7919))
+      const values = noise(
+        shape.reduce((a, b) => a * b, 1),
+        0.02,
+        (start += 7919),
+      )
       if (name.endsWith('LayerNorm.weight')) for (let i = 0; i < values.length; i++) values[i]! += 1
       await parameters.write(name, values)
     }
@@ -40,7 +44,12 @@ export async function randomise(...modules: readonly (Encoder | MlmHead | Enhanc
 }
 
 /** Seconds of runs of `work`, from a quiet device to a quiet device, on the host's clock. */
-export async function timed(device: Device, sizes: Sizes, work: () => Promise<unknown>, before?: () => Promise<unknown>): Promise<number[]> {
+export async function timed(
+  device: Device,
+  sizes: Sizes,
+  work: () => Promise<unknown>,
+  before?: () => Promise<unknown>,
+): Promise<number[]> {
   const seconds: number[] = []
   const { warmups, repeat, budget } = sizes
   let spent = 0
@@ -60,9 +69,7 @@ export async function timed(device: Device, sizes: Sizes, work: () => Promise<un
 }
 
 /** Runs every variant; one that fails is named with its error and the others go on. */
-export async function eachVariant(
-  variants: Record<string, (facts: Record<string, unknown>) => Promise<number[]>>,
-): Promise<Answer> {
+export async function eachVariant(variants: Record<string, (facts: Record<string, unknown>) => Promise<number[]>>): Promise<Answer> {
   const answer: Answer = { seconds: {}, facts: {}, errors: {} }
   for (const [name, run] of Object.entries(variants)) {
     try {

@@ -43,7 +43,7 @@ export function register(program: Command): void {
     )
     .option('--tokenizer <dir>', "folder whose tokenizer counts tokens for the report (default: the model's)")
     .option('--device <device>', 'of the model: auto, cpu, cuda or cuda:N')
-    .option('--threads <n>', 'of the model and of de-duplication (default: as many as the process may use)', integer(1))
+    .option('--threads <n>', 'for every step (default: as many as the process may use)', integer(1))
     .option('--memory <size>', "for de-duplication, as '4GB'")
     .option('--clean-work', 'remove work/ at the end; the next run then starts anew')
     .action((flags: CurateFlags) => interruptible((signal) => run(flags, signal)))
@@ -84,7 +84,7 @@ function reporter(): (progress: CurateProgress) => void {
   let last = { at: Number.NEGATIVE_INFINITY, stage: '' }
   return (progress) => {
     const now = performance.now()
-    const stage = `${progress.stage} ${progress.note ?? ''}`
+    const stage = progress.stage === 'dedup' ? `${progress.stage} ${progress.note}` : progress.stage
     const finished = progress.total > 0 && progress.done >= progress.total
     if (!finished && stage === last.stage && now - last.at < (terminal ? 200 : 10_000)) return
     const line = describeProgress(progress)

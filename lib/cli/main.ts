@@ -26,7 +26,17 @@ const program = new Command('bge')
   .showHelpAfterError('(add --help for the options)')
   .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'error [ERR_BGE_ARGUMENT]: ')) })
   .exitOverride()
-for (const register of [registerNew, registerEmbed, registerTrain, registerMine, registerEval, registerCmteb, registerCurate, registerData, registerQuickstart])
+for (const register of [
+  registerNew,
+  registerEmbed,
+  registerTrain,
+  registerMine,
+  registerEval,
+  registerCmteb,
+  registerCurate,
+  registerData,
+  registerQuickstart,
+])
   register(program)
 
 // A reader that went away (`bge ... | head`) is not an error.

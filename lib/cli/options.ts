@@ -28,3 +28,21 @@ export function list(value: string): string[] {
   if (words.length === 0) throw new InvalidArgumentError('It must be a comma-separated list.')
   return words
 }
+
+/** Parser of an option that is a number above `min`. */
+export function number(min: number): (value: string) => number {
+  return (value) => {
+    const parsed = Number(value)
+    if (value.trim() === '' || !Number.isFinite(parsed) || !(parsed > min))
+      throw new InvalidArgumentError(`It must be a number above ${min}.`)
+    return parsed
+  }
+}
+
+/** Parser of a number or the word `none`. */
+export function numberOrNone(value: string): number | null {
+  if (value === 'none') return null
+  const parsed = Number(value)
+  if (value.trim() === '' || !Number.isFinite(parsed)) throw new InvalidArgumentError("It must be a number or 'none'.")
+  return parsed
+}

@@ -42,21 +42,23 @@ export function createCleanPool(threads: number, signal: AbortSignal | undefined
 function runOn(worker: Worker, job: CleanJob, onRows: (rows: number) => void, signal: AbortSignal | undefined): Promise<Tally> {
   return new Promise((resolve, reject) => {
     const settle = (end: () => void): void => {
-      worker.removeAllListeners()
+      // One by one: removeAllListeners would also remove what brings a Worker its messages, and its next job would never end.
+      worker.off('message', receive).off('error', fail).off('exit', exited)
       signal?.removeEventListener('abort', stop)
       end()
     }
     const fail = (error: unknown): void => settle(() => reject(error as Error))
+    const exited = (code: number): void =>
+      fail(new BgeError('ERR_BGE_INTERNAL', `a thread that cleaned ${job.file} ended with code ${code}`))
     // What the thread had written stays as a .tmp file, which the next run sweeps away.
     const stop = (): void => fail(signal!.reason)
-    signal?.addEventListener('abort', stop)
-    worker.on('message', (message: WorkerReply) => {
+    const receive = (message: WorkerReply): void => {
       if ('rows' in message) onRows(message.rows)
       else if ('tally' in message) settle(() => resolve(message.tally))
       else fail(new BgeError(message.error.code, message.error.message, { details: message.error.details }))
-    })
-    worker.on('error', fail)
-    worker.on('exit', (code) => fail(new BgeError('ERR_BGE_INTERNAL', `a thread that cleaned ${job.file} ended with code ${code}`)))
+    }
+    worker.on('message', receive).on('error', fail).on('exit', exited)
+    signal?.addEventListener('abort', stop)
     worker.postMessage(job)
   })
 }

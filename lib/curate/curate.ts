@@ -29,7 +29,7 @@ export interface CurateOptions {
   decontaminate?: readonly string[]
   /** folder whose tokenizer counts tokens for the report. Default: the model's; without either there are no token counts */
   tokenizer?: string
-  /** for the model and de-duplication. Default: 'auto', as many threads as the process may use, 4GB */
+  /** of the model; for every step; of de-duplication. Default: 'auto', as many as the process may use, '4GB' */
   resources?: { readonly device?: string; readonly threads?: number; readonly memoryLimit?: string }
   onProgress?: (progress: CurateProgress) => void
   /** stops after the unit of work that is being done; a later call goes on from there */

@@ -178,7 +178,7 @@ async function readRows(
       }
     }
   }
-  await writer.close()
+  writer.close()
   return [...sources.values()]
 }
 
@@ -189,7 +189,7 @@ async function rankSources(store: Store, sources: readonly SourceCounts[], prior
   const names = sources.map(({ name }) => name).sort()
   const writer = await store.create('sources', { source: 'UINTEGER', priority: 'UINTEGER', name: 'UINTEGER' })
   for (const [i, source] of sources.entries()) writer.add([i, levels.indexOf(priorityOf(source)), names.indexOf(source.name)])
-  await writer.close()
+  writer.close()
 }
 
 /** A pair of rows by their `seq`. */
@@ -231,7 +231,7 @@ async function dropExact(
     }
     progress((done += seqs!.length))
   }
-  await writer.close()
+  writer.close()
   return { ranks, samples }
 }
 

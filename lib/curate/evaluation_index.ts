@@ -1,6 +1,6 @@
-import { bandingFor, bandKey, eachShingle, jaccard, MinHasher, overlap } from './near.js'
+import { type Banding, bandingFor, bandKey, eachShingle, jaccard, MinHasher, overlap } from './near.js'
 import { Postings } from './postings.js'
-import { fastIdentity } from './identity.js'
+import { normaliseForIdentity } from './row.js'
 
 /** A text that an evaluation reads. */
 export interface EvaluationText {
@@ -44,6 +44,7 @@ export class EvaluationIndex {
   readonly #origins: EvaluationText[][] = []
   readonly #numbers = new Map<string, number>()
   readonly #settings: OverlapSettings
+  readonly #banding: Banding
   readonly #hasher = new MinHasher(HASHES)
   readonly #signature = new Uint32Array(HASHES)
   #grams: Postings | undefined
@@ -56,13 +57,14 @@ export class EvaluationIndex {
   /** @param mostPostings n-grams in the index: 12 to 20 bytes each; default 2^26 */
   constructor(settings: OverlapSettings, mostPostings: number = MOST_POSTINGS) {
     this.#settings = settings
+    this.#banding = bandingFor(settings.threshold, HASHES)
     this.#mostPostings = mostPostings
   }
 
   add(evaluation: EvaluationText): void {
     if (!this.tasks.has(evaluation.task)) this.tasks.set(evaluation.task, { texts: 0, short: 0 })
     const counts = this.tasks.get(evaluation.task)!
-    const text = fastIdentity(evaluation.text)
+    const text = normaliseForIdentity(evaluation.text)
     if (text.length < SHORTEST) {
       counts.short++
       return
@@ -80,8 +82,8 @@ export class EvaluationIndex {
 
   /** After the last add(). */
   build(): void {
-    const { ngram, threshold } = this.#settings
-    const { bands, rows } = bandingFor(threshold, HASHES)
+    const { ngram } = this.#settings
+    const { bands, rows } = this.#banding
     const grams = this.#texts.reduce((sum, text) => sum + Math.max(0, text.length - ngram + 1), 0)
     // Beyond 67 M n-grams (800 MB) only every second, fourth, ... of a text is indexed; what is found is compared whole all the same.
     this.#every = 2 ** Math.max(0, Math.ceil(Math.log2(grams / this.#mostPostings)))
@@ -100,7 +102,7 @@ export class EvaluationIndex {
   /** The strongest overlap with each task, for a text of a row; `seen` is its normalised form. */
   find(text: string): Overlap[] {
     const { ngram, threshold } = this.#settings
-    const seen = fastIdentity(text)
+    const seen = normaliseForIdentity(text)
     const found = new Map<string, Overlap>()
     if (seen.length < SHORTEST) return []
     const note = (rule: OverlapRule, number: number, similarity: number): void => {
@@ -116,7 +118,7 @@ export class EvaluationIndex {
   }
 
   #near(text: string, threshold: number): [number, number][] {
-    const { bands, rows } = bandingFor(threshold, HASHES)
+    const { bands, rows } = this.#banding
     const candidates = new Set<number>()
     this.#hasher.sign(text, NEAR_NGRAM, this.#signature)
     for (let band = 0; band < bands; band++) this.#bands!.each(bandHash(band, rows, this.#signature), (number) => candidates.add(number))

@@ -124,7 +124,7 @@ async function verify(
     }
     progress((done += us!.length), candidates)
   }
-  await writer.close()
+  writer.close()
   await store.run('DROP TABLE suspects')
   return { candidates, verified }
 }

@@ -10,7 +10,7 @@ import { CUT_LENGTHS, type TokenStats, tokenStats } from '../data/token_stats.js
 import type { Tokenizer } from '../tokenizer/tokenizer.js'
 import type { OutputSettings } from './recipe.js'
 import type { Row } from './row.js'
-import { rowKey } from './semantic.js'
+import { excerpt, rowKey } from './semantic.js'
 import { shardWriter } from './shards.js'
 import type { Meter } from './stage.js'
 
@@ -114,7 +114,7 @@ export async function writeOutput(
       for (const text of row.pos) passage.add(codePoints(text))
       const key = rowKey(row)
       if (tokenizer) tokenised.offer(key, () => ({ source: row.source, query: row.query, passage: row.pos[0]! }))
-      samples.offer(key, () => ({ source: row.source, query: row.query.slice(0, 200), passage: row.pos[0]!.slice(0, 200), score }))
+      samples.offer(key, () => ({ source: row.source, query: excerpt(row.query), passage: excerpt(row.pos[0]!), score }))
       await writer.write(outputRow(row, score))
       meter.advance(1)
     }

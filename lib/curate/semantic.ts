@@ -179,10 +179,11 @@ export function rowKey({ queryId, posIds }: Pick<Row, 'queryId' | 'posIds'>): nu
 }
 
 function scoredSample({ at, source, query, pos }: Row, score: number): ScoredSample {
-  return { at, source, query: cut(query), passage: cut(pos[0]!), score }
+  return { at, source, query: excerpt(query), passage: excerpt(pos[0]!), score }
 }
 
-function cut(text: string): string {
+/** The first 200 characters of a text, not in the middle of a surrogate pair. */
+export function excerpt(text: string): string {
   return text.length <= 200 ? text : `${text.slice(0, 200).replace(/[\ud800-\udbff]$/, '')}…`
 }
 

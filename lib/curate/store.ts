@@ -7,8 +7,11 @@ import { BgeError, invalidArgument } from '../errors.js'
 /** What DuckDB leaves to the rest of the process: V8's heap, the texts in flight and DuckDB's own unaccounted buffers. */
 const RESERVE = 2 ** 30
 const CHUNK = 2048
-/** Rows that an appender holds outside of DuckDB's memory limit; by itself it would hold 204,800. */
-const UNFLUSHED = 16 * CHUNK
+/**
+ * Rows that an appender holds before it hands them over: one row group, which goes to its place in the file. Fewer go through the log and are written
+ * twice, more leave a rest that does; a transaction around all of them spills what is not committed.
+ */
+const ROW_GROUP = 60 * CHUNK
 
 export interface StoreOptions {
   /** of the whole process, e.g. '4GB', '512MiB'; default '4GB'. DuckDB gets all but 1 GiB of it, at least half */
@@ -20,10 +23,10 @@ export interface StoreOptions {
 
 export type ColumnType = 'UINTEGER' | 'UBIGINT' | 'DOUBLE' | 'VARCHAR'
 
-/** Appends rows to a table; they are in it after close(), and never where that was not called. */
+/** Appends rows to a table; they are in it after close(). */
 export interface TableWriter {
   add(row: readonly DuckDBValue[]): void
-  close(): Promise<void>
+  close(): void
 }
 
 /** An embedded DuckDB database in a folder of its own, for what does not fit in memory. */
@@ -50,15 +53,20 @@ export async function openStore(folder: string, options: StoreOptions = {}): Pro
   const limit = bytesOf(memoryLimit)
   if (!Number.isSafeInteger(threads) || threads < 1) throw invalidArgument('threads', 'an integer of at least 1', threads)
   const duckdb = await loadDuckDB()
-  await rm(folder, { recursive: true, force: true })
-  await mkdir(folder, { recursive: true })
-  const instance = await duckdb.DuckDBInstance.create(join(folder, 'store.duckdb'), {
+  signal?.throwIfAborted()
+  const fail = (cause: unknown): never => {
+    throw storeError(cause, folder, memoryLimit)
+  }
+  await rm(folder, { recursive: true, force: true }).catch(fail)
+  await mkdir(folder, { recursive: true }).catch(fail)
+  const create = duckdb.DuckDBInstance.create(join(folder, 'store.duckdb'), {
     memory_limit: `${Math.floor(Math.max(limit - RESERVE, limit / 2) / 2 ** 20)}MiB`,
     threads: String(threads),
     temp_directory: join(folder, 'spill'),
     // Order comes from ORDER BY only; then nothing is buffered to keep it.
     preserve_insertion_order: 'false',
   })
+  const instance = await create.catch(fail)
   const open = new Set<DuckDBConnection>()
   const appenders = new Set<DuckDBAppender>()
   const interrupt = (): void => {
@@ -72,7 +80,7 @@ export async function openStore(folder: string, options: StoreOptions = {}): Pro
       return await work()
     } catch (cause) {
       signal?.throwIfAborted()
-      throw storeError(cause, folder, memoryLimit)
+      return fail(cause)
     }
   }
   const connected = async (): Promise<DuckDBConnection> => {
@@ -107,19 +115,13 @@ export async function openStore(folder: string, options: StoreOptions = {}): Pro
       const definition = Object.entries(columns).map(([column, type]) => `${column} ${type}`)
       await checked(() => main.run(`CREATE TABLE ${name} (${definition.join(', ')})`))
       const connection = await connected()
-      // One transaction: committing every flush would write the rows to the log first, and leave a third of the file in half-filled blocks.
-      await checked(() => connection.run('BEGIN'))
       const appender = await checked(() => connection.createAppender(name))
-      const fail = (cause: unknown): never => {
-        throw storeError(cause, folder, memoryLimit)
-      }
       appenders.add(appender)
-      const commit = async (): Promise<void> => {
+      const done = (): void => {
         appenders.delete(appender)
-        await checked(() => connection.run('COMMIT'))
         disconnect(connection)
       }
-      return tableWriter(appender, duckdb.DuckDBDataChunk, types, fail, commit)
+      return tableWriter(appender, duckdb.DuckDBDataChunk, types, fail, done)
     },
     async close() {
       signal?.removeEventListener('abort', interrupt)
@@ -145,7 +147,7 @@ function tableWriter(
   DataChunk: DataChunkClass,
   types: readonly DuckDBType[],
   fail: (cause: unknown) => never,
-  commit: () => Promise<void>,
+  done: () => void,
 ): TableWriter {
   let columns: DuckDBValue[][] = types.map(() => [])
   let pending = 0
@@ -157,7 +159,7 @@ function tableWriter(
       chunk.setColumns(columns)
       appender.appendDataChunk(chunk)
       pending += rows
-      if (pending >= UNFLUSHED) {
+      if (pending >= ROW_GROUP) {
         appender.flushSync()
         pending = 0
       }
@@ -171,14 +173,14 @@ function tableWriter(
       for (let i = 0; i < columns.length; i++) columns[i]!.push(row[i]!)
       if (columns[0]!.length === CHUNK) flush()
     },
-    async close() {
+    close() {
       flush()
       try {
         appender.closeSync()
       } catch (cause) {
         fail(cause)
       }
-      await commit()
+      done()
     },
   }
 }
@@ -200,7 +202,8 @@ function storeError(cause: unknown, folder: string, memoryLimit: string): BgeErr
   if (/out of memory/i.test(message) && !/disk|max_temp_directory/i.test(message)) {
     return new BgeError('ERR_BGE_OOM', `the memory limit of ${memoryLimit} is too small for this step: ${message}`, { cause })
   }
-  if (/^IO Error|no space left|max_temp_directory/i.test(message)) {
+  const code = (cause as NodeJS.ErrnoException | undefined)?.code
+  if (/^IO Error|no space left|max_temp_directory/i.test(message) || /^E[A-Z]+$/.test(code ?? '')) {
     return new BgeError('ERR_BGE_FILE', `the store in ${folder} cannot be written: ${message}`, { cause })
   }
   return new BgeError('ERR_BGE_INTERNAL', `DuckDB failed: ${message}`, { cause })

@@ -1,8 +1,7 @@
 import { hash } from 'node:crypto'
 import { BgeError, show } from '../errors.js'
 import { SEPARATOR } from './near.js'
-import { fastIdentity } from './identity.js'
-import type { Row } from './row.js'
+import { normaliseForIdentity, type Row } from './row.js'
 
 /** A line of a file of rows, checked. Throws ERR_BGE_DATA `file:line: ...`. */
 export function parseRow(line: string, file: string, number: number): Row {
@@ -47,5 +46,5 @@ export interface Field {
 
 /** The text of a field as n-grams are taken from it: normalised as for ids; several positives in one set. */
 export function fieldText(row: Pick<Row, 'query' | 'pos'>, { name }: Field): string {
-  return name === 'query' ? fastIdentity(row.query) : row.pos.map(fastIdentity).join(SEPARATOR)
+  return name === 'query' ? normaliseForIdentity(row.query) : row.pos.map(normaliseForIdentity).join(SEPARATOR)
 }

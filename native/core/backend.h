@@ -10,6 +10,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -140,6 +141,11 @@ class Backend {
   virtual void copy(void* to, const void* from, size_t bytes) = 0;
   virtual void zero(void* p, size_t bytes) = 0;
   virtual void synchronize() = 0;
+  // Issues a sequence of calls that comes again and again. A device may record it under `key` and replay it without calling issue(), as CUDA
+  // does with graphs from the third time on; key 0: always issue(). Whenever the key is equal, every pointer, shape, number, Packed::maxLength
+  // and Weight::version that issue() passes on must be equal, the workspace's mark included; the contents of device memory may differ.
+  // issue() allocates nothing outside of the workspace and neither uploads, downloads nor waits.
+  virtual void repeat(uint64_t key, const std::function<void()>& issue) = 0;
   virtual DType activation() const = 0;         // storage type of hidden states and their gradients: f32 or bf16
   virtual Arena& workspace() = 0;               // bump allocator over device memory; ops and model code mark()/reset() it
   virtual void forget(const float* weight) = 0; // drop cached packings of a weight about to be released

@@ -29,6 +29,7 @@ class CpuBackend final : public Backend {
   void copy(void* to, const void* from, size_t bytes) override;
   void zero(void* p, size_t bytes) override;
   void synchronize() override {}
+  void repeat(uint64_t, const std::function<void()>& issue) override { issue(); }
   DType activation() const override { return DType::f32; }
   Arena& workspace() override { return workspace_; }
   void forget(const float* weight) override;

@@ -16,7 +16,7 @@ namespace {
 std::unique_ptr<Backend> makeCudaBackend(int32_t index, const std::vector<std::string>& candidates) {
   std::string path, tried;
   for (const std::string& candidate : candidates) {
-    struct stat s {};
+    struct stat s{};
     if (stat(candidate.c_str(), &s) == 0) {
       path = candidate;
       break;
@@ -24,8 +24,11 @@ std::unique_ptr<Backend> makeCudaBackend(int32_t index, const std::vector<std::s
     tried += (tried.empty() ? "" : ", ") + candidate;
   }
   if (path.empty()) {
-    unavailable("there is no CUDA library: build it with `npm run build:cuda` (needs nvcc), install the package bge-forge-cuda, or name the file in "
-                "BGE_CUDA_LIBRARY" + (tried.empty() ? std::string() : "; not there: " + tried));
+    unavailable(
+        "there is no CUDA library: build it with `npm run build:cuda` (needs nvcc), install the package bge-forge-cuda, or name the file "
+        "in "
+        "BGE_CUDA_LIBRARY" +
+        (tried.empty() ? std::string() : "; not there: " + tried));
   }
   void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!handle) unavailable("the CUDA library does not load: " + std::string(dlerror()));

@@ -48,8 +48,8 @@ bool hasTensorKernel(int32_t headSize, std::initializer_list<const Matrix*> matr
   return true;
 }
 
-// How many blocks the sequences need. `most`: whatever the lengths are, as long as count, rows and the longest sequence stay the same; a CUDA
-// graph is replayed with other lengths.
+// How many blocks the sequences need. `most`: whatever the lengths are, as long as count, rows and the longest sequence stay the same: a
+// CUDA graph may be replayed with other lengths.
 unsigned forwardGrid(const Attention& a, bool most) {
   const Packed& q = a.queries;
   if (most) {
@@ -65,9 +65,8 @@ unsigned forwardGrid(const Attention& a, bool most) {
 unsigned backwardGrid(const Attention& a, bool most) {
   if (most) return static_cast<unsigned>(a.keys.count * attn::headGroups(a.heads, attn::groupBits(a.keys.maxLength)));
   unsigned total = 0;
-  for (int32_t n = 0; n < a.keys.count; ++n) {
-    total += attn::backwardBlocks(a.queries.offsetsHost[n + 1] - a.queries.offsetsHost[n], a.keys.offsetsHost[n + 1] - a.keys.offsetsHost[n], a.heads);
-  }
+  const int32_t *q = a.queries.offsetsHost, *k = a.keys.offsetsHost;
+  for (int32_t n = 0; n < a.keys.count; ++n) total += attn::backwardBlocks(q[n + 1] - q[n], k[n + 1] - k[n], a.heads);
   return total;
 }
 
@@ -120,7 +119,8 @@ void CudaBackend::attentionBackward(Matrix dQ, Matrix dK, Matrix dV, Matrix dOut
   }
   const unsigned blocks = backwardGrid(a, capturing_);
   choose(r, [&](auto size, auto mask, auto dropout) {
-    launch((attn::backwardKernel<size(), mask(), dropout()>), dim3(blocks), dim3(attn::kThreads), attn::backwardShared<size(), mask()>(), stream_, r);
+    launch((attn::backwardKernel<size(), mask(), dropout()>), dim3(blocks), dim3(attn::kThreads), attn::backwardShared<size(), mask()>(),
+           stream_, r);
   });
 }
 

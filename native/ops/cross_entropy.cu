@@ -35,8 +35,8 @@ __device__ __forceinline__ double blockSumOfWarps(float v, float* scratch) {
 
 // The row is read once and written once: in between it lies in shared memory, each thread's vectors where only that thread looks at them.
 // Two blocks share a multiprocessor, so that one's loads run beside the other's exponentials. `cols` is a multiple of 4.
-__global__ void __launch_bounds__(kThreads, 2) crossEntropyKernel(RowResult* results, View<float> logits, const int32_t* labels, float scale,
-                                                                  int cols) {
+__global__ void __launch_bounds__(kThreads, 2) crossEntropyKernel(RowResult* results, View<float> logits, const int32_t* labels,
+                                                                  float scale, int cols) {
   BGE_SHARED(float, row);  // (cols)
   BGE_SHARED_STATIC(float, maxima, kWarps);
   BGE_SHARED_STATIC(float, sums, kWarps);
@@ -93,8 +93,8 @@ __global__ void __launch_bounds__(kThreads, 2) crossEntropyKernel(RowResult* res
 }
 
 // Any width and alignment: the row is read three times.
-__global__ void __launch_bounds__(kThreads) crossEntropyWideKernel(RowResult* results, View<float> logits, const int32_t* labels, float scale,
-                                                                   int64_t cols) {
+__global__ void __launch_bounds__(kThreads) crossEntropyWideKernel(RowResult* results, View<float> logits, const int32_t* labels,
+                                                                   float scale, int64_t cols) {
   BGE_SHARED_STATIC(float, maxima, kWarps);
   BGE_SHARED_STATIC(float, sums, kWarps);
   BGE_SHARED_STATIC(int, earlier, 1);
@@ -121,7 +121,8 @@ __global__ void __launch_bounds__(kThreads) crossEntropyWideKernel(RowResult* re
 }
 
 // One block: thread t adds rows t, t + 1024, ..., then the threads' sums: the order depends on the number of rows alone.
-__global__ void __launch_bounds__(1024) addRowResultsKernel(CrossEntropyResult* result, const RowResult* rows, const int32_t* labels, int64_t count) {
+__global__ void __launch_bounds__(1024) addRowResultsKernel(CrossEntropyResult* result, const RowResult* rows, const int32_t* labels,
+                                                            int64_t count) {
   BGE_SHARED_STATIC(double, losses, 32);
   BGE_SHARED_STATIC(int32_t, counts, 2 * 32);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
@@ -169,7 +170,8 @@ void CudaBackend::crossEntropy(CrossEntropyResult* result, Matrix logits, const 
   const dim3 grid(static_cast<unsigned int>(logits.rows));
   const View<float> x = view<float>(logits);
   const int64_t cols = logits.cols;
-  const size_t held = static_cast<size_t>(cols) * sizeof(float), reserved = 2048;  // of shared memory: the row; static arrays and the driver's share
+  const size_t held = static_cast<size_t>(cols) * sizeof(float);  // of shared memory
+  constexpr size_t reserved = 2048;                                // static arrays and the driver's share
   if (vectorWidth(4, cols, {logits}) == 4 && held + reserved <= properties_.sharedMemPerBlockOptin)
     launch(crossEntropyKernel, grid, kThreads, held, stream_, rows, x, labels, scale, static_cast<int>(cols));
   else

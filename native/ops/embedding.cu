@@ -71,7 +71,9 @@ template <class T> struct EmbeddingGradientSource {
     e.dropout.apply(d, at.dropout, col);
     e.sum(x, l.e);
   }
-  template <int V> __device__ void finish(const float (&d)[V], const Row&, int64_t r, int64_t col) const { storeValues(dSum.at(r, col), d); }
+  template <int V> __device__ void finish(const float (&d)[V], const Row&, int64_t r, int64_t col) const {
+    storeValues(dSum.at(r, col), d);
+  }
 };
 
 }  // namespace
@@ -98,8 +100,8 @@ void CudaBackend::embeddingBackward(float* dTable, float* dPosition, float* dTyp
   const int width = vectorWidth(4, cols, {dOut, dSum}, {table, position, type, gamma, dTable, dPosition});
   withType(dOut.type, "embeddingBackward", [&](auto of) {
     using T = decltype(of);
-    layerNormBackwardRows<4>(stream_, workspace(), {dGamma, dBeta, dType}, EmbeddingGradientSource<T>{e, view<T>(dOut), view<float>(dSum)}, mean,
-                             rstd, gamma, rows.count, cols, width);
+    const EmbeddingGradientSource<T> source{e, view<T>(dOut), view<float>(dSum)};
+    layerNormBackwardRows<4>(stream_, workspace(), {dGamma, dBeta, dType}, source, mean, rstd, gamma, rows.count, cols, width);
   });
   const Groupings groupings{{dTable, index, paddingIndex}, {dPosition, rows.position, -1}};
   const int64_t keyLimit = std::max({tableRows, rows.count, int64_t{1} << 16});  // positions lie in sequences that these rows hold whole

@@ -69,7 +69,8 @@ void CudaBackend::addLayerNorm(Matrix out, Matrix sum, float* mean, float* rstd,
   withType(x.type, "addLayerNorm", [&](auto type) {
     using T = decltype(type);
     constexpr int V = 16 / sizeof(T);
-    const AddSource<T> source{view<T>(out), view<T>(unchanged ? Matrix() : sum), view<T>(x), view<T>(residual), RowDropout(rows, dropout), x.cols};
+    const AddSource<T> source{view<T>(out), view<T>(unchanged ? Matrix() : sum), view<T>(x), view<T>(residual),
+                              RowDropout(rows, dropout), x.cols};
     layerNormRows<V>(stream_, source, mean, rstd, {gamma, beta, epsilon}, x.rows, x.cols,
                      vectorWidth(V, x.cols, {out, sum, x, residual}, {gamma, beta}));
   });
@@ -84,7 +85,8 @@ void CudaBackend::addLayerNormBackward(Matrix dSum, Matrix dX, float* dGamma, fl
   withType(dOut.type, "addLayerNormBackward", [&](auto type) {
     using T = decltype(type);
     constexpr int V = 16 / sizeof(T);
-    const AddGradientSource<T> source{view<T>(dSum), view<T>(same ? Matrix() : dX), view<T>(dOut), view<T>(sum), RowDropout(rows, dropout), dOut.cols};
+    const AddGradientSource<T> source{view<T>(dSum), view<T>(same ? Matrix() : dX), view<T>(dOut), view<T>(sum),
+                                      RowDropout(rows, dropout), dOut.cols};
     layerNormBackwardRows<V>(stream_, workspace(), {dGamma, dBeta}, source, mean, rstd, gamma, dOut.rows, dOut.cols,
                              vectorWidth(V, dOut.cols, {dSum, dX, dOut, sum}, {gamma}));
   });

@@ -48,7 +48,8 @@ __global__ void __launch_bounds__(kPoolWarps * 32) meanPoolKernel(View<float> ou
 
 // blockIdx.z: runs of kPoolRows rows of the sequence.
 template <class TX, int V>
-__global__ void __launch_bounds__(kPoolWarps * 32) meanPoolBackwardKernel(View<TX> dX, View<float> dOut, const int32_t* offsets, int64_t cols) {
+__global__ void __launch_bounds__(kPoolWarps * 32) meanPoolBackwardKernel(View<TX> dX, View<float> dOut, const int32_t* offsets,
+                                                                          int64_t cols) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int64_t col = (static_cast<int64_t>(blockIdx.y) * 32 + lane) * V;
   const int32_t begin = offsets[blockIdx.x], end = offsets[blockIdx.x + 1];
@@ -93,8 +94,8 @@ __global__ void __launch_bounds__(kRowWarps * 32) normalizeKernel(View<float> ou
 }
 
 template <int V>
-__global__ void __launch_bounds__(kRowWarps * 32) normalizeBackwardKernel(View<float> dX, View<float> dOut, View<float> out, const float* norm,
-                                                                          int64_t rows, int64_t cols) {
+__global__ void __launch_bounds__(kRowWarps * 32) normalizeBackwardKernel(View<float> dX, View<float> dOut, View<float> out,
+                                                                          const float* norm, int64_t rows, int64_t cols) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t r = static_cast<int64_t>(blockIdx.x) * kRowWarps + threadIdx.x / 32;
   if (r >= rows) return;
@@ -120,8 +121,9 @@ void CudaBackend::meanPool(Matrix out, Matrix x, const Packed& batch) {
     using T = decltype(type);
     const int width = vectorWidth(4, out.cols, {out, x});
     const dim3 grid(static_cast<unsigned int>(batch.count), blocksFor(out.cols, 32 * width));
-    const auto kernel = width == 4 ? meanPoolKernel<T, 4> : meanPoolKernel<T, 1>;
-    launch(kernel, grid, kPoolWarps * 32, 0, stream_, view<float>(out), view<T>(x), batch.offsets, out.cols);
+    const View<float> to = view<float>(out);
+    if (width == 4) launch((meanPoolKernel<T, 4>), grid, kPoolWarps * 32, 0, stream_, to, view<T>(x), batch.offsets, out.cols);
+    else launch((meanPoolKernel<T, 1>), grid, kPoolWarps * 32, 0, stream_, to, view<T>(x), batch.offsets, out.cols);
   });
 }
 
@@ -131,22 +133,28 @@ void CudaBackend::meanPoolBackward(Matrix dX, Matrix dOut, const Packed& batch) 
     using T = decltype(type);
     const int width = vectorWidth(4, dX.cols, {dX, dOut});
     const dim3 grid(static_cast<unsigned int>(batch.count), blocksFor(dX.cols, 32 * width), blocksFor(batch.maxLength, kPoolRows));
-    const auto kernel = width == 4 ? meanPoolBackwardKernel<T, 4> : meanPoolBackwardKernel<T, 1>;
-    launch(kernel, grid, kPoolWarps * 32, 0, stream_, view<T>(dX), view<float>(dOut), batch.offsets, dX.cols);
+    const View<T> to = view<T>(dX);
+    const View<float> d = view<float>(dOut);
+    if (width == 4) launch((meanPoolBackwardKernel<T, 4>), grid, kPoolWarps * 32, 0, stream_, to, d, batch.offsets, dX.cols);
+    else launch((meanPoolBackwardKernel<T, 1>), grid, kPoolWarps * 32, 0, stream_, to, d, batch.offsets, dX.cols);
   });
 }
 
 void CudaBackend::normalize(Matrix out, float* norm, Matrix x) {
   for (const Matrix& m : {out, x}) requireType(m.type, DType::f32, "normalize");
-  const auto kernel = vectorWidth(4, x.cols, {out, x}) == 4 ? normalizeKernel<4> : normalizeKernel<1>;
-  launch(kernel, blocksFor(x.rows, kRowWarps), kRowWarps * 32, 0, stream_, view<float>(out), norm, view<float>(x), x.rows, x.cols);
+  const unsigned int blocks = blocksFor(x.rows, kRowWarps);
+  const View<float> y = view<float>(out), from = view<float>(x);
+  if (vectorWidth(4, x.cols, {out, x}) == 4) launch(normalizeKernel<4>, blocks, kRowWarps * 32, 0, stream_, y, norm, from, x.rows, x.cols);
+  else launch(normalizeKernel<1>, blocks, kRowWarps * 32, 0, stream_, y, norm, from, x.rows, x.cols);
 }
 
 void CudaBackend::normalizeBackward(Matrix dX, Matrix dOut, Matrix out, const float* norm) {
   for (const Matrix& m : {dX, dOut, out}) requireType(m.type, DType::f32, "normalizeBackward");
-  const auto kernel = vectorWidth(4, dX.cols, {dX, dOut, out}) == 4 ? normalizeBackwardKernel<4> : normalizeBackwardKernel<1>;
-  launch(kernel, blocksFor(dOut.rows, kRowWarps), kRowWarps * 32, 0, stream_, view<float>(dX), view<float>(dOut), view<float>(out), norm,
-         dOut.rows, dOut.cols);
+  const unsigned int blocks = blocksFor(dOut.rows, kRowWarps);
+  const View<float> to = view<float>(dX), d = view<float>(dOut), y = view<float>(out);
+  const bool vectors = vectorWidth(4, dX.cols, {dX, dOut, out}) == 4;
+  if (vectors) launch(normalizeBackwardKernel<4>, blocks, kRowWarps * 32, 0, stream_, to, d, y, norm, dOut.rows, dOut.cols);
+  else launch(normalizeBackwardKernel<1>, blocks, kRowWarps * 32, 0, stream_, to, d, y, norm, dOut.rows, dOut.cols);
 }
 
 }  // namespace bge

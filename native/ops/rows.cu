@@ -47,7 +47,8 @@ template <class TO, class TX> struct Move {
   }
 };
 
-void move(cudaStream_t stream, const char* where, Matrix out, Matrix x, int64_t rows, const int32_t* to, const int32_t* from, bool accumulate) {
+void move(cudaStream_t stream, const char* where, Matrix out, Matrix x, int64_t rows, const int32_t* to, const int32_t* from,
+          bool accumulate) {
   withType(out.type, where, [&](auto typeOut) {
     withType(x.type, where, [&](auto typeX) {
       using TO = decltype(typeOut);
@@ -153,7 +154,8 @@ void addPartials(cudaStream_t stream, std::initializer_list<float*> sums, const 
   float* const* of = sums.begin();
   const size_t kinds = sums.size();  // at most 3
   const int64_t width = static_cast<int64_t>(kinds) * cols;
-  launch(addPartialsKernel, blocksFor(width, 32), 1024, 0, stream, Sums{of[0], kinds > 1 ? of[1] : nullptr, kinds > 2 ? of[2] : nullptr}, partials, count, cols, width);
+  const Sums to{of[0], kinds > 1 ? of[1] : nullptr, kinds > 2 ? of[2] : nullptr};
+  launch(addPartialsKernel, blocksFor(width, 32), 1024, 0, stream, to, partials, count, cols, width);
 }
 
 void columnSums(cudaStream_t stream, Arena& workspace, float* sums, Matrix x) {

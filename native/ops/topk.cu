@@ -64,7 +64,7 @@ __device__ __forceinline__ void sortKeys(Key* keys, int size) {
 // segments, of the segment's candidates that are better than the worst of list[row]. out may be list when there is one segment.
 // buffers: (blocks, size) where shared memory is too small, else null.
 template <class Source>
-__global__ void __launch_bounds__(kThreads) selectKernel(Key* out, const Key* list, Source source, int64_t segment, int k, int size,
+__global__ void __launch_bounds__(kThreads, 6) selectKernel(Key* out, const Key* list, Source source, int64_t segment, int k, int size,
                                                          Key* buffers) {
   BGE_SHARED(Key, shared);
   BGE_SHARED_STATIC(int, used, 1);  // keys beyond the first k
@@ -129,7 +129,8 @@ __global__ void __launch_bounds__(kThreads) writeHitsKernel(int32_t* indices, fl
 }
 
 template <class Source>
-void select(cudaStream_t stream, Arena& workspace, Key* out, const Key* list, const Source& source, int64_t segments, int64_t rows, int32_t k) {
+void select(cudaStream_t stream, Arena& workspace, Key* out, const Key* list, const Source& source, int64_t segments, int64_t rows,
+            int32_t k) {
   Arena::Scope scope(workspace);
   int64_t size = 1;
   while (size < int64_t{k} + kStep) size *= 2;
@@ -145,7 +146,8 @@ void CudaBackend::topK(int32_t* indices, float* scores, int32_t k, Matrix q, Mat
   for (const Matrix& m : {q, p}) requireType(m.type, DType::f32, "topK");
   if (k <= 0 || q.rows == 0) return;
   Arena::Scope scope(workspace());
-  const int64_t queryTile = std::min(kQueryTile, q.rows), passageTile = std::min(std::max(kPassageTile, kTileScores / queryTile / 8 * 8), p.rows);
+  const int64_t queryTile = std::min(kQueryTile, q.rows);
+  const int64_t passageTile = std::min(std::max(kPassageTile, kTileScores / queryTile / 8 * 8), p.rows);
   float* tile = workspace().take<float>(queryTile * passageTile);  // (queries, passages) scores
   Key* hits = workspace().take<Key>(queryTile * k);                // (queries, k)
   for (int64_t q0 = 0; q0 < q.rows; q0 += queryTile) {

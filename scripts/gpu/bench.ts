@@ -60,11 +60,10 @@ const children = {
   peers: new Child('peers', flags.python, [join(here, '../../benchmarks/gpu/peers.py')]),
 }
 
-const wanted = (name: string, list: string | undefined, fallback: boolean, test: (word: string) => boolean): boolean =>
-  list === undefined ? fallback : list.split(',').some((word) => word !== '' && test(word))
+const words = (list: string | undefined): string[] => list?.split(',').filter((word) => word !== '') ?? []
+const [only, skip] = [words(flags.only), words(flags.skip)]
 const chosen = cases(flags.tiny ? 'tiny' : 'full').filter(
-  ({ name }) =>
-    wanted(name, flags.only, true, (word) => name.startsWith(word)) && !wanted(name, flags.skip, false, (word) => name.includes(word)),
+  ({ name }) => (only.length === 0 || only.some((word) => name.startsWith(word))) && !skip.some((word) => name.includes(word)),
 )
 if (chosen.length === 0) {
   console.error(`bench: no case begins with ${flags.only} (--list names them)`)
@@ -76,8 +75,18 @@ if (flags.list) {
 }
 
 const figures: Figure[] = []
+const ceiling = (name: string): number | undefined => {
+  const found = figures.find((f) => f.name === 'ceilings')?.facts.peers[`bf16 ${name} TF/s`]
+  return typeof found === 'number' ? found * 1e12 : undefined
+}
 const notRun: string[] = []
 const device: Record<string, unknown> = {}
+// The time is over in the middle of a case: what was measured before it is told.
+process.on('SIGTERM', () => {
+  notRun.push(...chosen.map(({ name }) => name).filter((name) => !figures.some((f) => f.name === name) && !notRun.includes(name)))
+  finish()
+  process.exit()
+})
 for (const c of chosen) {
   if (elapsed() > Number(flags.seconds)) {
     notRun.push(c.name)
@@ -88,15 +97,21 @@ for (const c of chosen) {
   console.log(`${elapsed().toFixed(0)} s  ${line(figure)}`)
   write() // after every case: what ran is kept, whatever ends this process
 }
-for (const child of Object.values(children)) child.end()
-console.log(`\n${'case'.padEnd(26)} ${'ours ms'.padStart(10)} ${'peer ms'.padStart(10)}  ratio  rates, errors, goals`)
-for (const figure of figures) console.log(line(figure))
-const judged = figures.flatMap(({ goals }) => goals)
-console.log(`goals: ${judged.filter(({ met }) => met === true).length} met, ${judged.filter(({ met }) => met === false).length} not met, ` +
-  `${judged.filter(({ met }) => met === null).length} without a figure; failed variants: ${figures.reduce((n, f) => n + Object.keys(f.errors).length, 0)}`)
-if (notRun.length > 0) console.log(`not run, the time was over: ${notRun.join(',')}`)
-// A GPU that is slower than hoped is a result; a line of ours that fails is an error.
-process.exitCode = figures.some(({ errors }) => Object.keys(errors).some((name) => name.startsWith('ours'))) ? 1 : 0
+finish()
+
+function finish(): void {
+  for (const child of Object.values(children)) child.end()
+  console.log(`\n${'case'.padEnd(26)} ${'ours ms'.padStart(10)} ${'peer ms'.padStart(10)}  ratio  rates; goals; errors`)
+  for (const figure of figures) console.log(line(figure))
+  const judged = figures.flatMap(({ goals }) => goals)
+  const count = (met: boolean | null): number => judged.filter((goal) => goal.met === met).length
+  const failed = figures.reduce((n, { errors }) => n + Object.keys(errors).length, 0)
+  console.log(`goals: ${count(true)} met, ${count(false)} not met, ${count(null)} without a figure; variants that failed: ${failed}`)
+  if (notRun.length > 0) console.log(`not run, the time was over: --only ${notRun.join(',')}`)
+  write()
+  // A GPU that is slower than hoped is a result; a line of ours that fails is an error.
+  process.exitCode = figures.some(({ errors }) => Object.keys(errors).some((name) => name.startsWith('ours'))) ? 1 : 0
+}
 
 async function measure({ name, sizes, turns, timeout, work, goals }: Case): Promise<Figure> {
   const runs: Figure['turns'] = []
@@ -138,7 +153,8 @@ async function measure({ name, sizes, turns, timeout, work, goals }: Case): Prom
     if (variant !== undefined) spread[side] = (quantile(all[variant]!, 0.9) - quantile(all[variant]!, 0.1)) / fastest!
   }
   const [ours, peers] = [best(medians.ours), best(medians.peers)]
-  const outcome: Outcome = { ours: medians.ours, peers: medians.peers, oursFacts: facts.ours, peerFacts: facts.peers }
+  const [burst, sustained] = [ceiling('burst'), ceiling('sustained')]
+  const outcome: Outcome = { ours: medians.ours, peers: medians.peers, oursFacts: facts.ours, peerFacts: facts.peers, burst, sustained }
   return {
     name,
     sizes,
@@ -170,10 +186,22 @@ function line(figure: Figure): string {
     const s = best(variants)
     return (s === undefined ? '-' : (s * 1e3).toPrecision(4)).padStart(10)
   }
-  const units: Record<string, [string, number]> = { flops: ['TF/s', 1e12], bytes: ['GB/s', 1e9], texts: ['seq/s', 1], tokens: ['Mtok/s', 1e6] }
+  const units: Record<string, [string, number]> = {
+    flops: ['TF/s', 1e12],
+    bytes: ['GB/s', 1e9],
+    texts: ['seq/s', 1],
+    tokens: ['Mtok/s', 1e6],
+  }
   const rates = Object.entries(figure.rates).map(([unit, n]) => `${(n / units[unit]![1]).toPrecision(4)} ${units[unit]![0]}`)
+  const flops = figure.rates['flops']
+  for (const name of ['burst', 'sustained']) {
+    const most = ceiling(name)
+    if (flops !== undefined && most !== undefined) rates.push(`${((100 * flops) / most).toFixed(0)} % of ${name}`)
+  }
   const errors = Object.entries(figure.errors).map(([variant, error]) => `${variant}: ${error.split('\n')[0]!.slice(0, 70)}`)
-  const goals = figure.goals.map(({ what, goal, value, met }) => `${met === null ? '?' : met ? 'MET' : 'not met'} ${what} ${value?.toPrecision(3) ?? '-'} ${goal}`)
+  const goals = figure.goals.map(
+    ({ what, goal, value, met }) => `${met === null ? '?' : met ? 'MET' : 'not met'} ${what} ${value?.toPrecision(3) ?? '-'} ${goal}`,
+  )
   const found = figure.name === 'ceilings' ? [JSON.stringify(figure.facts.peers)] : []
   return `${figure.name.padEnd(26)} ${ms(figure.ours)} ${ms(figure.peers)} ${(figure.ratio?.toFixed(2) ?? '-').padStart(6)}  ${[...rates, ...found, ...goals, ...errors].join('; ')}`
 }
@@ -194,7 +222,12 @@ function gpuState(): string | undefined {
 function write(): void {
   if (!flags.json) return
   const machine = {
-    gpu: command('nvidia-smi', '--query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.mem', '--format=csv,noheader') ?? null,
+    gpu:
+      command(
+        'nvidia-smi',
+        '--query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.mem',
+        '--format=csv,noheader',
+      ) ?? null,
     cpu: cpus()[0]?.model,
     cores: cpus().length,
     node: process.version,
@@ -204,7 +237,8 @@ function write(): void {
     commit: process.env['BGE_COMMIT'] ?? command('git', 'rev-parse', '--short', 'HEAD') ?? 'unknown',
     date: new Date().toISOString(),
     scale: flags.tiny ? 'tiny: nothing here is a measurement' : 'full',
-    clock: 'seconds on the host clock between two synchronisations; of PyTorch in attention, linear, layernorm and ceilings: CUDA events, L2 flushed before each run',
+    clock:
+      'seconds on the host clock between two synchronisations; of PyTorch in attention, linear, layernorm and ceilings: CUDA events, L2 flushed before each run',
   }
   writeFileSync(flags.json, `${JSON.stringify({ ...facts, machine, elapsedSeconds: elapsed(), notRun, figures }, null, 1)}\n`)
 }

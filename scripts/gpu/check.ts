@@ -14,16 +14,19 @@ const { values: flags } = parseArgs({
     device: { type: 'string', default: 'cuda' },
     json: { type: 'string' },
     only: { type: 'string' },
+    ops: { type: 'string' },
+    once: { type: 'boolean', default: false },
     quick: { type: 'boolean', default: false },
     help: { type: 'boolean', short: 'h', default: false },
   },
 })
 if (flags.help) {
-  console.log(`scripts/gpu-check [--device cuda:1] [--only ops|goldens|encoder|repeat] [--quick] [--json FILE]
+  console.log(`scripts/gpu-check [--device cuda:1] [--only ops,goldens,encoder,repeat] [--ops NAMES] [--once] [--quick] [--json FILE]
   ops      every op spec against its float64 reference: error, error of the plain formula in the same storage, ratio; each op run three times, bit for bit
   goldens  encoder and RetroMAE, forward and backward, against PyTorch's float64 run and the error of its bfloat16 run
   encoder  embeddings of a bge-small-shaped model, bf16 on the device against fp32 on the CPU: smallest cosine (at least 0.9999)
   repeat   a training step twice: loss, gradients and weights bit for bit
+--ops      of the op specs, these alone; --once: without the repetitions (for compute-sanitizer)
 --quick    a narrow model for the last two. BGE_CUDA_LIBRARY names the library. Exit code 1 where something is wrong.`)
   process.exit(0)
 }
@@ -57,7 +60,8 @@ async function attempt(check: string, body: () => Promise<Omit<Result, 'check' |
 
 async function checkOps(device: Device): Promise<void> {
   const storage = storageOf(device)
-  for (const spec of specs) {
+  const names = flags.ops?.split(',')
+  for (const spec of specs.filter(({ name }) => names === undefined || names.includes(name))) {
     let [worst, failed] = [0, 0]
     for (const [i, c] of spec.cases.entries()) {
       const before = results.length
@@ -65,7 +69,7 @@ async function checkOps(device: Device): Promise<void> {
         const p = prepare(spec, c, storage)
         const run = (): Promise<OpResult> => device.op(spec.name, p.inputs, c.attributes)
         const first = await run()
-        for (const again of [await run(), await run()]) {
+        for (const again of flags.once ? [] : [await run(), await run()]) {
           const differs = difference(first, again)
           if (differs) return { ok: false, detail: `not repeatable: ${differs}` }
         }

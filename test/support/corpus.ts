@@ -1,7 +1,5 @@
 import { type Random, random } from '../../lib/data/random.js'
-import { hash } from 'node:crypto'
-import { fastIdentity } from '../../lib/curate/identity.js'
-import type { Row } from '../../lib/curate/row.js'
+import { type Row, textId } from '../../lib/curate/row.js'
 
 // Chinese-like text from a seeded generator: words of one to four characters with Zipf frequencies, every topic with words of its own, sentences
 // of 8 to 30 characters, passages of log-normal length. It means nothing, and has what de-duplication sees: character n-grams and lengths.
@@ -84,11 +82,6 @@ export function swapSentences(text: string, draw: Random): string {
 /** The same text to a reader, with other white space and marks. */
 export function respell(text: string, draw: Random): string {
   return [` ${text}`, text.replaceAll('。', '．'), `${text}！`, text.replaceAll('，', ' , ')][draw.int(4)]!
-}
-
-/** textId, by the fast way: a corpus of the benchmark has 20 million texts. */
-function textId(text: string): string {
-  return hash('sha256', fastIdentity(text), 'hex').slice(0, 16)
 }
 
 export function rowOf(source: string, at: string, query: string, pos: string | string[], neg: string[] = []): Row {

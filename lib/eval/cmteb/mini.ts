@@ -22,7 +22,7 @@ export const MINI_TASKS: readonly string[] = [
 
 const part = (items: number): Limits => ({ items, documentsPerQuery: 20, sets: 1, trainingPerLabel: 64 })
 
-/** How much of a task the mini set takes, at even distances (`limitData`). */
+/** How much of a task the mini set takes, at even distances (`limitData`). A change here changes scores: RESULT_FORMAT must be counted up with it. */
 export const MINI_LIMITS: Readonly<Record<CmtebTaskType, Limits>> = {
   retrieval: part(100),
   reranking: part(50),

@@ -1,4 +1,5 @@
-// Plans and calls of cuBLASLt. Everything here is row-major; cuBLASLt is column-major, so it is asked for D^T = op(B)^T op(A)^T: its A is our B.
+// Plans and calls of cuBLASLt. Everything here is row-major; cuBLASLt is column-major, so it is asked for D^T = op(B)^T op(A)^T: its A is
+// our B.
 #include "blas.h"
 
 #include <dlfcn.h>
@@ -17,7 +18,9 @@
 namespace bge {
 
 // Names and numbers of cublasLt.h (12.0 and later), as far as they are used.
-struct BlasAlgorithm { uint64_t data[8]; };
+struct BlasAlgorithm {
+  uint64_t data[8];
+};
 struct BlasHeuristic {
   BlasAlgorithm algorithm;
   size_t workspace;
@@ -40,17 +43,19 @@ struct BlasApi {
   int (*MatmulPreferenceCreate)(void**);
   int (*MatmulPreferenceDestroy)(void*);
   int (*MatmulPreferenceSetAttribute)(void*, int attribute, const void*, size_t);
-  int (*MatmulAlgoGetHeuristic)(Handle, void* operation, void* a, void* b, void* c, void* d, void* preference, int wanted, BlasHeuristic*, int* found);
+  int (*MatmulAlgoGetHeuristic)(Handle, void* operation, void* a, void* b, void* c, void* d, void* preference, int wanted, BlasHeuristic*,
+                                int* found);
   int (*MatmulAlgoCheck)(Handle, void* operation, void* a, void* b, void* c, void* d, const BlasAlgorithm*, BlasHeuristic*);
-  int (*Matmul)(Handle, void* operation, const void* alpha, const void* a, void* aLayout, const void* b, void* bLayout, const void* beta, const void* c,
-                void* cLayout, void* d, void* dLayout, const BlasAlgorithm*, void* workspace, size_t workspaceBytes, cudaStream_t);
+  int (*Matmul)(Handle, void* operation, const void* alpha, const void* a, void* aLayout, const void* b, void* bLayout, const void* beta,
+                const void* c, void* cLayout, void* d, void* dLayout, const BlasAlgorithm*, void* workspace, size_t workspaceBytes,
+                cudaStream_t);
 };
 
 namespace {
 
 constexpr int kCompute32F = 68, kR32F = 0, kR16F = 2, kR16BF = 14;
 constexpr int kTransA = 3, kTransB = 4, kEpilogue = 7, kBiasPointer = 8, kBiasType = 26;  // cublasLtMatmulDescAttributes_t
-constexpr int kMaxWorkspace = 1, kReductionScheme = 3, kAlignmentA = 5;                   // cublasLtMatmulPreferenceAttributes_t; 5 .. 8: A .. D
+constexpr int kMaxWorkspace = 1, kReductionScheme = 3, kAlignmentA = 5;  // cublasLtMatmulPreferenceAttributes_t; 5 .. 8: A .. D
 constexpr int kEpilogueDefault = 1, kEpilogueBias = 4;
 
 constexpr size_t kWorkspace = size_t{32} << 20;
@@ -73,11 +78,11 @@ int64_t bucket(int64_t m) {
 }
 
 bool isFile(const std::string& path) {
-  struct stat s {};
+  struct stat s{};
   return stat(path.c_str(), &s) == 0 && S_ISREG(s.st_mode);
 }
 bool isFolder(const std::string& path) {
-  struct stat s {};
+  struct stat s{};
   return stat(path.c_str(), &s) == 0 && S_ISDIR(s.st_mode);
 }
 std::string variable(const char* name) {
@@ -90,7 +95,8 @@ std::string folderOf(const std::string& path) { return path.substr(0, path.rfind
 std::string ownFolder() {
   static const char here = 0;
   Dl_info info{};
-  return dladdr(&here, &info) && info.dli_fname && std::string(info.dli_fname).find('/') != std::string::npos ? folderOf(info.dli_fname) : "";
+  return dladdr(&here, &info) && info.dli_fname && std::string(info.dli_fname).find('/') != std::string::npos ? folderOf(info.dli_fname)
+                                                                                                              : "";
 }
 
 std::vector<std::string> candidates() {
@@ -125,12 +131,15 @@ void* openLibrary(std::string& path) {
     }
     tried += (tried.empty() ? "" : "; ") + candidate + (named || !isFile(candidate) ? "" : std::string(" (") + dlerror() + ")");
   }
-  throw Error("ERR_BGE_DEVICE_UNAVAILABLE",
-              "cuBLASLt was not found: install it (for example `pip install nvidia-cublas`) and name its file or folder in BGE_CUBLASLT, or set "
-              "BGE_CUDA_GEMM=own for our own slower matrix products. Tried " + tried);
+  throw Error(
+      "ERR_BGE_DEVICE_UNAVAILABLE",
+      "cuBLASLt was not found: install it (for example `pip install nvidia-cublas`) and name its file or folder in BGE_CUBLASLT, or set "
+      "BGE_CUDA_GEMM=own for our own slower matrix products. Tried " +
+          tried);
 }
 
-template <class F> void resolve(F& function, void* library, const std::string& path, const char* name) {
+template <class F>
+void resolve(F& function, void* library, const std::string& path, const char* name) {
   const std::string full = std::string("cublasLt") + name;
   function = reinterpret_cast<F>(dlsym(library, full.c_str()));
   if (!function) throw Error("ERR_BGE_DEVICE_UNAVAILABLE", path + " is no cuBLASLt that fits: it lacks " + full);
@@ -161,8 +170,9 @@ struct BlasProduct {
     };
     operation.destroy = api.MatmulDescDestroy;
     ready = api.MatmulDescCreate(&operation.p, kCompute32F, kR32F) == 0 && set(kTransA, static_cast<int32_t>(call.transposeB)) &&
-            set(kTransB, static_cast<int32_t>(call.transposeA)) && set(kEpilogue, static_cast<int32_t>(bias ? kEpilogueBias : kEpilogueDefault)) &&
-            layout(a, call.b) && layout(b, call.a) && layout(d, call.d);
+            set(kTransB, static_cast<int32_t>(call.transposeA)) &&
+            set(kEpilogue, static_cast<int32_t>(bias ? kEpilogueBias : kEpilogueDefault)) && layout(a, call.b) && layout(b, call.a) &&
+            layout(d, call.d);
     if (ready && bias) ready = set(kBiasPointer, bias) && set(kBiasType, static_cast<int32_t>(biasType));
   }
 };
@@ -232,7 +242,11 @@ bool Blas::multiply(const GemmCall& call) {
   const GemmCall& c = call;
   std::ostringstream key;
   const auto operand = [&](const char* name, const Matrix& x, bool transposed) {
-    key << ' ' << name << (x.type == DType::f32 ? "f32" : x.type == DType::f16 ? "f16" : "bf16") << (transposed ? "T" : "") << '/' << alignment(x);
+    key << ' ' << name
+        << (x.type == DType::f32   ? "f32"
+            : x.type == DType::f16 ? "f16"
+                                   : "bf16")
+        << (transposed ? "T" : "") << '/' << alignment(x);
   };
   // A weight gradient's depth is the number of tokens, so depth goes by buckets as well.
   key << "m" << bucket(c.m()) << " n" << c.n() << " k" << (c.transposeA ? bucket(c.k()) : c.k());
@@ -266,7 +280,8 @@ bool Blas::multiply(const GemmCall& call) {
   std::copy_n(plan.algorithm, 8, algorithm.data);
   // Timed at another number of rows of the same bucket, so asked whether it fits; what it needs may differ.
   BlasHeuristic fits{};
-  if (!product.ready || api_->MatmulAlgoCheck(handle_, product.operation.p, product.a.p, product.b.p, product.d.p, product.d.p, &algorithm, &fits) != 0 ||
+  if (!product.ready ||
+      api_->MatmulAlgoCheck(handle_, product.operation.p, product.a.p, product.b.p, product.d.p, product.d.p, &algorithm, &fits) != 0 ||
       fits.workspace > kWorkspace) {
     return false;
   }
@@ -274,8 +289,8 @@ bool Blas::multiply(const GemmCall& call) {
 #if defined(BGE_CUDA_EMULATED)
   backend_.synchronize();  // the stand-in of the tests computes at once
 #endif
-  const int status = api_->Matmul(handle_, product.operation.p, &c.alpha, c.b.data, product.a.p, c.a.data, product.b.p, &c.beta, c.d.data, product.d.p,
-                                  c.d.data, product.d.p, &algorithm, workspace, fits.workspace, backend_.stream_);
+  const int status = api_->Matmul(handle_, product.operation.p, &c.alpha, c.b.data, product.a.p, c.a.data, product.b.p, &c.beta, c.d.data,
+                                  product.d.p, c.d.data, product.d.p, &algorithm, workspace, fits.workspace, backend_.stream_);
   if (status != 0) throw Error("ERR_BGE_INTERNAL", "cublasLtMatmul failed with status " + std::to_string(status) + " for " + key.str());
   return true;
 }
@@ -296,8 +311,8 @@ Blas::Plan Blas::find(const BlasProduct& product, const GemmCall& c) {
   set(kAlignmentA + 3, alignment(c.d));
   BlasHeuristic found[kCandidates]{};
   int count = 0;
-  if (api_->MatmulAlgoGetHeuristic(handle_, product.operation.p, product.a.p, product.b.p, product.d.p, product.d.p, preference.p, kCandidates, found,
-                                   &count) != 0) {
+  if (api_->MatmulAlgoGetHeuristic(handle_, product.operation.p, product.a.p, product.b.p, product.d.p, product.d.p, preference.p,
+                                   kCandidates, found, &count) != 0) {
     return best;
   }
   // With beta the product is not repeatable in place: time it on scratch.
@@ -310,8 +325,8 @@ Blas::Plan Blas::find(const BlasProduct& product, const GemmCall& c) {
   for (int i = 0; i < count; ++i) {
     if (found[i].state != 0 || found[i].workspace > kWorkspace) continue;
     const auto run = [&] {
-      return api_->Matmul(handle_, product.operation.p, &c.alpha, c.b.data, product.a.p, c.a.data, product.b.p, &c.beta, d, product.d.p, d, product.d.p,
-                          &found[i].algorithm, workspace, found[i].workspace, backend_.stream_);
+      return api_->Matmul(handle_, product.operation.p, &c.alpha, c.b.data, product.a.p, c.a.data, product.b.p, &c.beta, d, product.d.p, d,
+                          product.d.p, &found[i].algorithm, workspace, found[i].workspace, backend_.stream_);
     };
     if (run() != 0) continue;
     float fastest = 0;
@@ -360,7 +375,8 @@ void Blas::load() {
     int exists = 0, bf16Bias = 0;
     Plan p;
     good = opened && !closed &&
-           std::sscanf(line.c_str(), " \"%255[^\"]\": [%d, %d, %zu, %f, \"%159[0-9a-f ]\"", key, &exists, &bf16Bias, &p.workspace, &p.microseconds, words) == 6;
+           std::sscanf(line.c_str(), " \"%255[^\"]\": [%d, %d, %zu, %f, \"%159[0-9a-f ]\"", key, &exists, &bf16Bias, &p.workspace,
+                       &p.microseconds, words) == 6;
     if (!good) break;
     const char* next = words;
     for (uint64_t& w : p.algorithm) {
@@ -394,9 +410,10 @@ void Blas::save() {
     for (const auto& [key, p] : plans_) {
       char words[160];
       int n = 0;
-      for (int i = 0; i < 8; ++i) n += std::snprintf(words + n, sizeof words - static_cast<size_t>(n), i ? " %" PRIx64 : "%" PRIx64, p.algorithm[i]);
-      out << "  \"" << key << "\": [" << p.exists << ", " << p.bf16Bias << ", " << p.workspace << ", " << p.microseconds << ", \"" << words << "\"]"
-          << (--left ? ",\n" : "\n");
+      for (int i = 0; i < 8; ++i)
+        n += std::snprintf(words + n, sizeof words - static_cast<size_t>(n), i ? " %" PRIx64 : "%" PRIx64, p.algorithm[i]);
+      out << "  \"" << key << "\": [" << p.exists << ", " << p.bf16Bias << ", " << p.workspace << ", " << p.microseconds << ", \"" << words
+          << "\"]" << (--left ? ",\n" : "\n");
     }
     out << "}\n";
     if (!out.flush()) {

@@ -14,11 +14,10 @@ struct BlasApi;  // the functions of the opened library
 
 class Blas {
  public:
-  // Search order: $BGE_CUBLASLT (a file, or a folder: it, lib/, nvidia/cu13/lib, nvidia/cublas/lib inside of it; nothing else is tried then);
-  // the folder of bge_cuda.so; the loader's own search (LD_LIBRARY_PATH, ld.so.conf); $CUDA_HOME, $CUDA_PATH and /usr/local/cuda. In each,
-  // libcublasLt.so.13, then .12.
-  // Null where BGE_CUDA_GEMM=own asks for our own products, and in the emulator unless BGE_CUBLASLT is set. Throws ERR_BGE_DEVICE_UNAVAILABLE
-  // with the list of what was tried.
+  // Search order: $BGE_CUBLASLT (a file, or a folder: it, lib/, nvidia/cu13/lib, nvidia/cublas/lib inside of it; nothing else is tried
+  // then); the folder of bge_cuda.so; the loader's own search (LD_LIBRARY_PATH, ld.so.conf); $CUDA_HOME, $CUDA_PATH and /usr/local/cuda. In
+  // each, libcublasLt.so.13, then .12. Null where BGE_CUDA_GEMM=own asks for our own products, and in the emulator unless BGE_CUBLASLT is
+  // set. Throws ERR_BGE_DEVICE_UNAVAILABLE with the list of what was tried.
   static std::unique_ptr<Blas> open(CudaBackend& backend);
   ~Blas();
 
@@ -31,8 +30,8 @@ class Blas {
  private:
   // The algorithm for a kind of product: found once per device and cuBLASLt version by timing, kept in a file.
   struct Plan {
-    bool exists = false;       // cuBLASLt has an algorithm
-    bool bf16Bias = false;     // it takes the bias in bf16 only
+    bool exists = false;    // cuBLASLt has an algorithm
+    bool bf16Bias = false;  // it takes the bias in bf16 only
     uint64_t algorithm[8] = {};
     size_t workspace = 0;
     float microseconds = 0;

@@ -14,9 +14,9 @@ namespace bge {
 
 namespace {
 
-constexpr size_t kRound = 512;                  // sizes of blocks: a multiple of this
-constexpr size_t kKeptMost = size_t{256} << 20; // released bytes that are kept
-constexpr size_t kKeptBlock = size_t{64} << 20; // larger blocks go straight back
+constexpr size_t kRound = 512;                   // sizes of blocks: a multiple of this
+constexpr size_t kKeptMost = size_t{256} << 20;  // released bytes that are kept
+constexpr size_t kKeptBlock = size_t{64} << 20;  // larger blocks go straight back
 constexpr int kCastThreads = 256;
 
 thread_local int threadDevice = -1;  // the current device of this thread, as set by attach()
@@ -33,13 +33,17 @@ std::string noDriver(cudaError_t error) {
     case 35:
       cudaRuntimeGetVersion(&runtime);
       return "no CUDA driver that runs CUDA " + version(runtime) + " was found: install or update the NVIDIA driver" + code;
-    case 100: return "the NVIDIA driver sees no GPU: check nvidia-smi, CUDA_VISIBLE_DEVICES and, in a container, that the GPU is passed in" + code;
+    case 100:
+      return "the NVIDIA driver sees no GPU: check nvidia-smi, CUDA_VISIBLE_DEVICES and, in a container, that the GPU is passed in" + code;
     case 3:
     case 999:
       return "the NVIDIA driver did not start: check nvidia-smi, and that its kernel module and its library have the same version" + code;
-    case 802: return "the NVIDIA driver is not ready: on a machine with NVSwitch the fabric manager must run" + code;
-    case 803: return "the NVIDIA driver's kernel module and its library differ in version: reboot, or reinstall the driver" + code;
-    default: return std::string("CUDA did not start: ") + cudaGetErrorString(error) + code;
+    case 802:
+      return "the NVIDIA driver is not ready: on a machine with NVSwitch the fabric manager must run" + code;
+    case 803:
+      return "the NVIDIA driver's kernel module and its library differ in version: reboot, or reinstall the driver" + code;
+    default:
+      return std::string("CUDA did not start: ") + cudaGetErrorString(error) + code;
   }
 }
 
@@ -76,11 +80,12 @@ void raiseSharedLimit(const void* kernel, size_t bytes, const std::string& name)
 #endif
 
 CudaBackend::CudaBackend(int index)
-    : index_(index), workspace_([this](size_t bytes) { return allocate(bytes); },
-                                [this](void* p) {
-                                  dropGraphs();  // they may point into the block
-                                  release(p);
-                                }) {
+    : index_(index),
+      workspace_([this](size_t bytes) { return allocate(bytes); },
+                 [this](void* p) {
+                   dropGraphs();  // they may point into the block
+                   release(p);
+                 }) {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess) {
@@ -93,8 +98,8 @@ CudaBackend::CudaBackend(int index)
   }
   check(cudaGetDeviceProperties(&properties_, index), "the properties of device cuda:" + std::to_string(index));
   if (properties_.major < 8) {
-    unavailable(std::string(properties_.name) + " (cuda:" + std::to_string(index) + ") has compute capability " + std::to_string(properties_.major) + "." +
-                std::to_string(properties_.minor) + ", but 8.0 (Ampere) or later is needed");
+    unavailable(std::string(properties_.name) + " (cuda:" + std::to_string(index) + ") has compute capability " +
+                std::to_string(properties_.major) + "." + std::to_string(properties_.minor) + ", but 8.0 (Ampere) or later is needed");
   }
   blas_ = Blas::open(*this);
 }
@@ -143,7 +148,7 @@ void CudaBackend::attach() {
   }
 }
 
-// -- memory ----------------------------------------------------------------------------------------------------------------------------
+// -- memory ------------------------------------------------------------------------------------------------------------------------------
 
 void CudaBackend::giveBack() {
   for (const auto& [size, p] : released_) cudaFree(p);  // waits for the device
@@ -171,8 +176,9 @@ void* CudaBackend::take(size_t bytes) {
     cudaGetLastError();
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
-    throw Error("ERR_BGE_OOM", "device cuda:" + std::to_string(index_) + " has no room for " + std::to_string(bytes) + " more bytes; it already holds " +
-                                   std::to_string(allocated_.load()) + " bytes, " + std::to_string(free) + " of " + std::to_string(total) + " are free");
+    throw Error("ERR_BGE_OOM", "device cuda:" + std::to_string(index_) + " has no room for " + std::to_string(bytes) +
+                                   " more bytes; it already holds " + std::to_string(allocated_.load()) + " bytes, " +
+                                   std::to_string(free) + " of " + std::to_string(total) + " are free");
   }
   check(error, "memory of device cuda:" + std::to_string(index_));
   return p;
@@ -180,7 +186,8 @@ void* CudaBackend::take(size_t bytes) {
 
 void* CudaBackend::allocate(size_t bytes) {
   attach();
-  if (bytes > SIZE_MAX / 2) throw Error("ERR_BGE_OOM", "device cuda:" + std::to_string(index_) + " has no room for " + std::to_string(bytes) + " bytes");
+  if (bytes > SIZE_MAX / 2)
+    throw Error("ERR_BGE_OOM", "device cuda:" + std::to_string(index_) + " has no room for " + std::to_string(bytes) + " bytes");
   const size_t rounded = (std::max<size_t>(bytes, 1) + kRound - 1) / kRound * kRound;
   void* p = take(rounded);
   sizes_[p] = rounded;
@@ -257,7 +264,8 @@ void CudaBackend::download(void* host, const void* device, size_t bytes) {
 
 void CudaBackend::copy(void* to, const void* from, size_t bytes) {
   attach();
-  if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "a copy of " + std::to_string(bytes) + " bytes");
+  if (bytes > 0)
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "a copy of " + std::to_string(bytes) + " bytes");
 }
 
 void CudaBackend::zero(void* p, size_t bytes) {
@@ -271,7 +279,7 @@ void CudaBackend::synchronize() {
   check(cudaStreamSynchronize(stream_), "CUDA");
 }
 
-// -- bf16 copies of weights ----------------------------------------------------------------------------------------------------------------
+// -- bf16 copies of weights --------------------------------------------------------------------------------------------------------------
 
 const bf16* CudaBackend::cast(const float* data, int64_t n, uint64_t version) {
   bf16* out;
@@ -286,12 +294,14 @@ const bf16* CudaBackend::cast(const float* data, int64_t n, uint64_t version) {
       casts_.erase(it);
       it = casts_.end();
     }
-    if (it == casts_.end()) it = casts_.emplace(data, Cast{0, n, static_cast<bf16*>(allocate(static_cast<size_t>(n) * sizeof(bf16)))}).first;
+    if (it == casts_.end())
+      it = casts_.emplace(data, Cast{0, n, static_cast<bf16*>(allocate(static_cast<size_t>(n) * sizeof(bf16)))}).first;
     it->second.version = version;
     n = it->second.n;
     out = it->second.data;
   }
-  if (n > 0) launch(castKernel, static_cast<unsigned>((n + 4 * kCastThreads - 1) / (4 * kCastThreads)), kCastThreads, 0, stream_, out, data, n);
+  if (n > 0)
+    launch(castKernel, static_cast<unsigned>((n + 4 * kCastThreads - 1) / (4 * kCastThreads)), kCastThreads, 0, stream_, out, data, n);
   return out;
 }
 

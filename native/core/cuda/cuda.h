@@ -32,6 +32,7 @@ class CudaBackend final : public Backend {
   void copy(void* to, const void* from, size_t bytes) override;
   void zero(void* p, size_t bytes) override;
   void synchronize() override;
+  void repeat(uint64_t key, const std::function<void()>& issue) override;  // graphs.cu: the 64 sequences used last are kept
   DType activation() const override { return DType::bf16; }
   Arena& workspace() override { return workspace_; }
   void forget(const float* weight) override;
@@ -67,54 +68,56 @@ class CudaBackend final : public Backend {
   void adamw(float* parameter, float* m, float* v, const float* gradient, int64_t n, const AdamW& options) override;
 
  private:
-  // -- for the ops ------------------------------------------------------------------------------------------------------------------
+  // -- for the ops ------------------------------------------------------------------------------------------------------------------------
   int index_;
   cudaDeviceProp properties_{};
   cudaStream_t stream_ = nullptr;  // every kernel, copy and graph of this device
   int multiprocessors() const { return properties_.multiProcessorCount; }
-  // A bf16 copy of n floats of a parameter set of that version (Weight::version): made once per (data, version). version 0: made anew, in the
-  // workspace.
+  // A bf16 copy of n floats of a parameter set of that version (Weight::version): made once per (data, version). version 0: made anew, in
+  // the workspace.
   const bf16* cast(const float* data, int64_t n, uint64_t version);
   Matrix stored(const Weight& w);  // the same as a bf16 matrix (out, in)
   // One product: cuBLASLt, or our own kernel where cuBLASLt is not (BGE_CUDA_GEMM=own, the emulator) or has not the epilogue (exact GELU).
   void product(const GemmCall& call);
   std::unique_ptr<Blas> blas_;
 
-  // -- graphs.cu ----------------------------------------------------------------------------------------------------------------------
- public:
-  // Issues a sequence of calls that comes again and again. The first call with a key runs issue(); the second records it as a CUDA graph; later
-  // ones replay the graph and do not call issue(). key 0: always issue().
-  // What must be equal whenever the key is equal: every pointer, shape, number and Weight::version that issue() passes on, the workspace's mark
-  // included. What may differ: the contents of device memory. issue() allocates nothing (the first run has warmed the workspace up), and
-  // neither uploads, downloads nor waits: ERR_BGE_INTERNAL. Graphs are dropped when the workspace gives a block back, and the oldest of 64.
-  void repeat(uint64_t key, const std::function<void()>& issue);
-
- private:
-  struct Graph { cudaGraphExec_t exec = nullptr; uint64_t lastUse = 0; };
+  // -- graphs.cu -------------------------------------------------------------------------------------------------------------------------
+  struct Graph {
+    cudaGraphExec_t exec = nullptr;
+    uint64_t lastUse = 0;
+  };
   std::unordered_map<uint64_t, Graph> graphs_;
   uint64_t graphClock_ = 0;
   bool capturing_ = false;
   void dropGraphs();
   void notWhileCapturing(const char* what) const;
 
-  // -- cuda.cu --------------------------------------------------------------------------------------------------------------------------
+  // -- cuda.cu ---------------------------------------------------------------------------------------------------------------------------
   // On the calling thread from now on: a device is made on one thread and used on another, and CUDA's current device belongs to the thread.
   void attach();
-  void* take(size_t bytes);  // from the device, or a block that was released
-  void giveBack();           // released blocks, to the device
-  std::unordered_map<void*, size_t> sizes_;      // live blocks
-  std::atomic<size_t> allocated_{0};             // live bytes; read by bindings/ while a call is running
+  void* take(size_t bytes);                  // from the device, or a block that was released
+  void giveBack();                           // released blocks, to the device
+  std::unordered_map<void*, size_t> sizes_;  // live blocks
+  std::atomic<size_t> allocated_{0};         // live bytes; read by bindings/ while a call is running
   // Blocks kept for the next allocate() of the same size, because cudaFree waits for the device: kept_ bytes, at most 256 MiB.
   std::multimap<size_t, void*> released_;
   size_t kept_ = 0;
   // Pinned memory in two halves: one is copied to while the device reads the other.
   static constexpr size_t kHalf = size_t{4} << 20;
-  struct Half { char* data = nullptr; cudaEvent_t done = nullptr; size_t used = 0; };
+  struct Half {
+    char* data = nullptr;
+    cudaEvent_t done = nullptr;
+    size_t used = 0;
+  };
   Half halves_[2];
   int half_ = 0;
   Half& nextHalf();
 
-  struct Cast { uint64_t version; int64_t n; bf16* data; };
+  struct Cast {
+    uint64_t version;
+    int64_t n;
+    bf16* data;
+  };
   std::map<const float*, Cast> casts_;
   void dropCasts(const float* first, const float* last);
 

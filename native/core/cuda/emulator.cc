@@ -1,4 +1,4 @@
-// The scheduler, the warp operations and the memory of the emulated device. See emulator.h.
+// The multiprocessor of the emulated device: fibers, their schedule, barriers, warp operations, shared memory, cp.async. See emulator.h.
 #include "runtime.h"
 
 #include <sys/mman.h>
@@ -7,14 +7,9 @@
 #endif
 
 #include <algorithm>
-#include <chrono>
-#include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <map>
-#include <memory>
-#include <mutex>
-#include <set>
 #include <stdexcept>
 #include <vector>
 
@@ -22,20 +17,15 @@ namespace bge::emulated {
 
 namespace {
 
-constexpr unsigned char kPoison = 0xff;  // a NaN in every floating-point format
 constexpr size_t kStack = size_t{128} << 10, kPage = 4096, kGuard = 256;
-constexpr size_t kSharedMost = 227 << 10, kStaticMost = 48 << 10;  // compute capability 9.0
-constexpr int kThreadsMost = 1024, kBarriers = 16;
-constexpr size_t kDeviceMemory = size_t{16} << 30;
+constexpr int kBarriers = 16;
 
-bool poisoned(const unsigned char* p, size_t bytes) {
-  return std::all_of(p, p + bytes, [](unsigned char c) { return c == kPoison; });
-}
-
-// -- context switch ----------------------------------------------------------------------------------------------------------------
+// -- context switch ----------------------------------------------------------------------------------------------------------------------
 
 #if defined(__x86_64__)
-struct Context { void* stackPointer = nullptr; };
+struct Context {
+  void* stackPointer = nullptr;
+};
 extern "C" void bgeEmulatedSwitch(void** save, void* load);
 // Saves what a call must preserve, changes stacks, restores. (The floating-point control words are never changed here.)
 asm(R"(
@@ -64,13 +54,15 @@ bgeEmulatedSwitch:
 void change(Context& from, Context& to) { bgeEmulatedSwitch(&from.stackPointer, to.stackPointer); }
 void start(Context& c, char* stack, size_t bytes, void (*entry)()) {
   auto* top = reinterpret_cast<uint64_t*>(stack + bytes) - 2;
-  *--top = 0;                                        // what entry would return to: it never does. A call leaves the stack 8 short of 16
-  *--top = reinterpret_cast<uint64_t>(entry);        // popped by ret
-  for (int i = 0; i < 6; ++i) *--top = 0;            // the saved registers
+  *--top = 0;                                  // what entry would return to: it never does. A call leaves the stack 8 short of 16
+  *--top = reinterpret_cast<uint64_t>(entry);  // popped by ret
+  for (int i = 0; i < 6; ++i) *--top = 0;      // the saved registers
   c.stackPointer = top;
 }
 #else
-struct Context { ucontext_t context; };
+struct Context {
+  ucontext_t context;
+};
 void change(Context& from, Context& to) { swapcontext(&from.context, &to.context); }
 void start(Context& c, char* stack, size_t bytes, void (*entry)()) {
   getcontext(&c.context);
@@ -131,10 +123,14 @@ struct Thread : Running {
   Context context;
   const char* waitsFor = nullptr;  // null: runs
   int line = 0;
-  struct Copy { void* to; const void* from; bool valid; };
-  std::vector<Copy> copies;        // cp.async not done yet, oldest first
-  std::deque<size_t> groups;       // copies in each committed group, oldest first
-  size_t open = 0;                 // copies since the last commit
+  struct Copy {
+    void* to;
+    const void* from;
+    bool valid;
+  };
+  std::vector<Copy> copies;   // cp.async not done yet, oldest first
+  std::deque<size_t> groups;  // copies in each committed group, oldest first
+  size_t open = 0;            // copies since the last commit
 };
 
 Thread& current() { return *static_cast<Thread*>(self); }
@@ -253,12 +249,14 @@ void Machine::runBlock() {
     }
     if (shuffled) {
       int skip = random.below(candidates);
-      for (w = 0; warps[static_cast<size_t>(w)].ready == 0 || skip-- > 0; ++w) {}
+      for (w = 0; warps[static_cast<size_t>(w)].ready == 0 || skip-- > 0; ++w) {
+      }
     } else {
-      for (w = 0; warps[static_cast<size_t>(w)].ready == 0; ++w) {}
+      for (w = 0; warps[static_cast<size_t>(w)].ready == 0; ++w) {
+      }
     }
     Warp& warp = warps[static_cast<size_t>(w)];
-    for (uint32_t pass = warp.ready; pass; ) {
+    for (uint32_t pass = warp.ready; pass;) {
       const int lane = shuffled ? anyBit(pass, random) : __builtin_ctz(pass);
       pass &= ~(1u << lane);
       warp.ready &= ~(1u << lane);
@@ -272,7 +270,8 @@ void Machine::runBlock() {
     failure = "the kernel wrote outside of its " + std::to_string(launch->sharedBytes) + " bytes of dynamic shared memory";
   }
   for (const StaticVariable& v : statics) {
-    if (!poisoned(fixed() + v.offset + v.bytes, 64)) failure = "the kernel wrote behind the end of a static shared array of " + std::to_string(v.bytes) + " bytes";
+    if (!poisoned(fixed() + v.offset + v.bytes, 64))
+      failure = "the kernel wrote behind the end of a static shared array of " + std::to_string(v.bytes) + " bytes";
   }
 }
 
@@ -298,8 +297,8 @@ void Machine::run(const Launch& l) {
                        static_cast<unsigned int>(row / l.gridSize.y)};
     runBlock();
     if (!failure.empty()) {
-      throw std::runtime_error("kernel " + l.kernel + ", block " + text(grid.blockIndex) + " of " + text(l.gridSize) + ", " + text(l.blockSize) +
-                               " threads: " + failure);
+      throw std::runtime_error("kernel " + l.kernel + ", block " + text(grid.blockIndex) + " of " + text(l.gridSize) + ", " +
+                               text(l.blockSize) + " threads: " + failure);
     }
   }
 }
@@ -330,6 +329,12 @@ void threadMain() {
 Running* self = nullptr;
 Grid grid;
 
+void run(const Launch& launch) { machine().run(launch); }
+
+bool poisoned(const unsigned char* p, size_t bytes) {
+  return std::all_of(p, p + bytes, [](unsigned char c) { return c == kPoison; });
+}
+
 void fail(const std::string& message) {
   machine().failure = "thread " + text(self->index) + ": " + message;
   toScheduler();
@@ -339,7 +344,8 @@ void fail(const std::string& message) {
 void syncNamed(int barrier, int expected, const char* file, int line) {
   Machine& m = machine();
   if (barrier < 0 || barrier >= kBarriers) fail("barrier " + std::to_string(barrier) + " is outside of 0 .. 15");
-  if (expected % kWarp != 0 && expected != m.count) fail("a named barrier counts whole warps, but was given " + std::to_string(expected) + " threads");
+  if (expected % kWarp != 0 && expected != m.count)
+    fail("a named barrier counts whole warps, but was given " + std::to_string(expected) + " threads");
   Barrier& b = m.barriers[barrier];
   if (b.arrived > 0 && (b.threads != expected || b.line != line || std::strcmp(b.file, file) != 0)) {
     fail("divergence: " + std::to_string(b.arrived) + " threads wait at barrier " + std::to_string(barrier) + " in " + b.file + ":" +
@@ -366,12 +372,14 @@ void meet(const char* operation, uint32_t mask, bool wholeWarp, const void* in, 
   Warp& w = *t.warp;
   const uint32_t bit = 1u << t.lane;
   if (!(mask & bit)) fail(std::string(operation) + ": the calling lane " + std::to_string(t.lane) + " is not in its own mask");
-  if (wholeWarp && (w.exist & ~w.exited) != kFullMask) fail(std::string(operation) + " needs all 32 lanes, but some have exited or do not exist");
+  if (wholeWarp && (w.exist & ~w.exited) != kFullMask)
+    fail(std::string(operation) + " needs all 32 lanes, but some have exited or do not exist");
   Meeting* m = nullptr;
   for (Meeting& p : w.meetings) {
     if (!p.active || !(p.mask & mask)) continue;
     if (p.mask != mask || std::strcmp(p.operation, operation) != 0 || (p.arrived & bit)) {
-      fail(std::string("divergence: lane ") + std::to_string(t.lane) + " is in " + operation + " while other lanes of its warp wait in " + p.operation);
+      fail(std::string("divergence: lane ") + std::to_string(t.lane) + " is in " + operation + " while other lanes of its warp wait in " +
+           p.operation);
     }
     m = &p;
   }
@@ -397,7 +405,7 @@ void meet(const char* operation, uint32_t mask, bool wholeWarp, const void* in, 
   toScheduler();
 }
 
-// -- shared memory -------------------------------------------------------------------------------------------------------------------
+// -- shared memory -----------------------------------------------------------------------------------------------------------------------
 
 void* dynamicShared() { return machine().shared(); }
 
@@ -439,9 +447,7 @@ void copyAsync(void* shared, const void* global, bool valid) {
   ++current().open;
 }
 
-void commitAsync() {
-  current().groups.push_back(std::exchange(current().open, 0));
-}
+void commitAsync() { current().groups.push_back(std::exchange(current().open, 0)); }
 
 void waitAsync(int pending) {
   Thread& t = current();
@@ -449,418 +455,14 @@ void waitAsync(int pending) {
   while (static_cast<int>(t.groups.size()) > pending) {
     for (size_t i = 0; i < t.groups.front(); ++i, ++done) {
       const Thread::Copy& c = t.copies[done];
-      if (c.valid) std::memcpy(c.to, c.from, 16);
-      else std::memset(c.to, 0, 16);
+      if (c.valid)
+        std::memcpy(c.to, c.from, 16);
+      else
+        std::memset(c.to, 0, 16);
     }
     t.groups.pop_front();
   }
   t.copies.erase(t.copies.begin(), t.copies.begin() + static_cast<std::ptrdiff_t>(done));
 }
 
-// -- tensor cores ----------------------------------------------------------------------------------------------------------------------
-
-namespace {
-
-struct MmaIn {
-  const float* d;
-  const uint32_t *a, *b;
-};
-
-float fromBf16(uint32_t h) { return bgeEmulatedFromBf16(static_cast<uint16_t>(h)); }
-float fromF16(uint32_t h) { return bgeEmulatedFromF16(static_cast<uint16_t>(h)); }
-float fromTf32(uint32_t v) { return __uint_as_float(v & 0xffffe000u); }  // the hardware reads the upper 19 bits
-
-// d (16, 8) += a (16, K) b (K, 8), summed in the order of k.
-template <int K>
-void multiply(const Lanes& lanes, const float (&a)[16][K], const float (&b)[K][8]) {
-  for (int lane = 0; lane < kWarp; ++lane) {
-    const auto& in = *static_cast<const MmaIn*>(lanes.in[lane]);
-    auto* d = static_cast<float*>(lanes.out[lane]);
-    const int group = lane >> 2, inGroup = lane & 3;
-    for (int i = 0; i < 4; ++i) {  // c_i: row = group (i < 2) or group + 8, column = 2 * inGroup + (i & 1)
-      const int row = i < 2 ? group : group + 8, column = inGroup * 2 + (i & 1);
-      float sum = in.d[i];
-      for (int k = 0; k < K; ++k) sum += a[row][k] * b[k][column];
-      d[i] = sum;
-    }
-  }
-}
-
-template <float (*convert)(uint32_t)>
-void performMma16(const Lanes& lanes) {
-  float a[16][16], b[16][8];
-  for (int lane = 0; lane < kWarp; ++lane) {
-    const auto& in = *static_cast<const MmaIn*>(lanes.in[lane]);
-    const int group = lane >> 2, inGroup = lane & 3;
-    for (int i = 0; i < 8; ++i) {  // a_i: row = group for i in {0, 1, 4, 5}, else group + 8; column = 2 * inGroup + (i & 1), + 8 for i >= 4
-      const int row = i < 2 || (i >= 4 && i < 6) ? group : group + 8, column = inGroup * 2 + (i & 1) + (i >= 4 ? 8 : 0);
-      a[row][column] = convert((in.a[i / 2] >> (i % 2 * 16)) & 0xffffu);
-    }
-    for (int i = 0; i < 4; ++i) {  // b_i: row = 2 * inGroup + (i & 1), + 8 for i >= 2; column = group
-      b[inGroup * 2 + (i & 1) + (i >= 2 ? 8 : 0)][group] = convert((in.b[i / 2] >> (i % 2 * 16)) & 0xffffu);
-    }
-  }
-  multiply<16>(lanes, a, b);
-}
-
-void performMmaTf32(const Lanes& lanes) {
-  float a[16][8], b[8][8];
-  for (int lane = 0; lane < kWarp; ++lane) {
-    const auto& in = *static_cast<const MmaIn*>(lanes.in[lane]);
-    const int group = lane >> 2, inGroup = lane & 3;
-    for (int i = 0; i < 4; ++i) {  // a_i: row = group for i in {0, 2}, else group + 8; column = inGroup, + 4 for i >= 2
-      a[i % 2 == 0 ? group : group + 8][inGroup + (i >= 2 ? 4 : 0)] = fromTf32(in.a[i]);
-    }
-    for (int i = 0; i < 2; ++i) b[inGroup + i * 4][group] = fromTf32(in.b[i]);  // b_i: row = inGroup + 4 i, column = group
-  }
-  multiply<8>(lanes, a, b);
-}
-
-struct LdmatrixIn {
-  const void* row;
-  int matrices;
-  bool transposed;
-};
-
-}  // namespace
-
-void mma16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Operand type) {
-  const MmaIn in{d, a, b};
-  float out[4];
-  if (type == Operand::bf16) meet("mma.m16n8k16.bf16", kFullMask, true, &in, out, performMma16<fromBf16>);
-  else meet("mma.m16n8k16.f16", kFullMask, true, &in, out, performMma16<fromF16>);
-  std::memcpy(d, out, sizeof out);
-}
-
-void mmaTf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  const MmaIn in{d, a, b};
-  float out[4];
-  meet("mma.m16n8k8.tf32", kFullMask, true, &in, out, performMmaTf32);
-  std::memcpy(d, out, sizeof out);
-}
-
-// Lane 8 m + i gives the address of row i of 8x8 matrix m (16 bytes). Register m of lane l then holds elements (l / 4, 2 (l % 4)) and
-// (l / 4, 2 (l % 4) + 1) of matrix m, low half first; transposed: (2 (l % 4), l / 4) and (2 (l % 4) + 1, l / 4).
-void ldmatrix(uint32_t* r, int matrices, bool transposed, const void* row) {
-  if (self->lane < matrices * 8) checkShared(row, 16, 16, "ldmatrix");
-  const LdmatrixIn in{row, matrices, transposed};
-  const char* name = matrices == 4 ? (transposed ? "ldmatrix.x4.trans" : "ldmatrix.x4") : (transposed ? "ldmatrix.x2.trans" : "ldmatrix.x2");
-  meet(name, kFullMask, true, &in, r, [](const Lanes& lanes) {
-    const auto& first = *static_cast<const LdmatrixIn*>(lanes.in[0]);
-    for (int m = 0; m < first.matrices; ++m) {
-      uint16_t value[8][8];
-      for (int i = 0; i < 8; ++i) std::memcpy(value[i], static_cast<const LdmatrixIn*>(lanes.in[m * 8 + i])->row, 16);
-      for (int l = 0; l < kWarp; ++l) {
-        const int i = l / 4, j = l % 4 * 2;
-        const uint16_t lo = first.transposed ? value[j][i] : value[i][j], hi = first.transposed ? value[j + 1][i] : value[i][j + 1];
-        static_cast<uint32_t*>(lanes.out[l])[m] = static_cast<uint32_t>(hi) << 16 | lo;
-      }
-    }
-  });
-}
-
-// -- the runtime API -------------------------------------------------------------------------------------------------------------------
-
-struct Graph { std::vector<std::function<void()>> work; };
-struct GraphExec { std::shared_ptr<const Graph> graph; };
-struct Stream {
-  std::deque<std::function<void()>> work;  // nothing runs before somebody waits
-  std::unique_ptr<Graph> capture;
-  bool captureBroken = false;
-};
-struct Event { std::chrono::steady_clock::time_point time; };
-
-namespace {
-
-struct Device {
-  std::recursive_mutex mutex;
-  std::map<char*, size_t> allocations;
-  size_t allocated = 0;
-  std::set<Stream*> streams;
-  std::string message;  // of the last launch failure
-  cudaError_t last = cudaSuccess;
-};
-
-Device& device() {
-  static auto* d = new Device;
-  return *d;
-}
-
-cudaError_t note(cudaError_t error) {
-  if (error != cudaSuccess) device().last = error;
-  return error;
-}
-
-// The allocation that holds [p, p + bytes), or null.
-bool onDevice(const void* p, size_t bytes) {
-  auto& all = device().allocations;
-  auto* c = static_cast<char*>(const_cast<void*>(p));
-  auto it = all.upper_bound(c);
-  if (it == all.begin()) return false;
-  --it;
-  return c >= it->first && c + bytes <= it->first + it->second;
-}
-
-void checkGuards(const std::string& who) {
-  for (const auto& [p, bytes] : device().allocations) {
-    for (const bool behind : {false, true}) {
-      auto* guard = reinterpret_cast<unsigned char*>(p) + (behind ? static_cast<std::ptrdiff_t>(bytes) : -static_cast<std::ptrdiff_t>(kGuard));
-      if (poisoned(guard, kGuard)) continue;
-      std::memset(guard, kPoison, kGuard);  // told once
-      throw std::runtime_error(who + " wrote " + (behind ? "behind the end of" : "in front of") + " an allocation of " +
-                               std::to_string(bytes) + " bytes");
-    }
-  }
-}
-
-cudaError_t drain(Stream* s) {
-  std::lock_guard<std::recursive_mutex> lock(device().mutex);
-  try {
-    while (!s->work.empty()) {
-      auto next = std::move(s->work.front());
-      s->work.pop_front();
-      next();
-    }
-    return cudaSuccess;
-  } catch (const std::exception& e) {
-    s->work.clear();
-    device().message = e.what();
-    return note(cudaErrorLaunchFailure);
-  }
-}
-
-cudaError_t enqueue(Stream* s, std::function<void()> work) {
-  std::lock_guard<std::recursive_mutex> lock(device().mutex);
-  if (s->capture) s->capture->work.push_back(std::move(work));
-  else s->work.push_back(std::move(work));
-  return cudaSuccess;
-}
-
-// What a capture forbids.
-cudaError_t breakCapture(Stream* s) {
-  s->captureBroken = true;
-  return note(cudaErrorStreamCaptureUnsupported);
-}
-
-bool capturing() {
-  const auto& all = device().streams;
-  return std::any_of(all.begin(), all.end(), [](Stream* s) { return s->capture != nullptr; });
-}
-
-}  // namespace
-
-void checkDevicePointer(const void* p, const std::string& kernel) {
-  std::lock_guard<std::recursive_mutex> lock(device().mutex);
-  if (p && !onDevice(p, 0)) throw std::runtime_error("kernel " + kernel + " was given a pointer that is not device memory");
-}
-
-int submit(Stream* stream, Launch launch) {
-  const uint64_t threads = uint64_t{launch.blockSize.x} * launch.blockSize.y * launch.blockSize.z;
-  if (threads == 0 || threads > static_cast<uint64_t>(kThreadsMost) || launch.gridSize.x == 0 || launch.gridSize.y == 0 || launch.gridSize.z == 0 ||
-      launch.gridSize.x > 0x7fffffffu || launch.gridSize.y > 65535 || launch.gridSize.z > 65535 || launch.sharedBytes > kSharedMost) {
-    return note(cudaErrorInvalidConfiguration);
-  }
-  return enqueue(stream, [launch = std::move(launch)] {
-    machine().run(launch);
-    checkGuards("kernel " + launch.kernel);
-  });
-}
-
 }  // namespace bge::emulated
-
-using namespace bge::emulated;
-
-namespace {
-std::recursive_mutex& apiMutex() { return device().mutex; }
-using Lock = std::lock_guard<std::recursive_mutex>;
-}  // namespace
-
-const char* cudaGetErrorString(cudaError_t error) {
-  static thread_local std::string kept;
-  switch (error) {
-    case cudaSuccess: return "no error";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
-    case cudaErrorInvalidMemcpyDirection: return "invalid copy direction for memcpy";
-    case cudaErrorInvalidDevice: return "invalid device ordinal";
-    case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
-    case cudaErrorLaunchFailure: {
-      Lock lock(apiMutex());
-      kept = device().message;
-      return kept.c_str();
-    }
-    default: return "unknown error";
-  }
-}
-const char* cudaGetErrorName(cudaError_t error) { return error == cudaErrorLaunchFailure ? "cudaErrorLaunchFailure" : "cudaError"; }
-cudaError_t cudaGetLastError() {
-  Lock lock(apiMutex());
-  return std::exchange(device().last, cudaSuccess);
-}
-cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return cudaSuccess;
-}
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : note(cudaErrorInvalidDevice); }
-cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
-  return cudaSuccess;
-}
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
-  if (device != 0) return note(cudaErrorInvalidDevice);
-  *p = {};
-  std::snprintf(p->name, sizeof p->name, "emulated");
-  p->totalGlobalMem = kDeviceMemory;
-  p->sharedMemPerBlock = kStaticMost;
-  p->sharedMemPerBlockOptin = kSharedMost;
-  p->sharedMemPerMultiprocessor = kSharedMost + 1024;
-  p->major = 9;
-  p->minor = 0;
-  p->multiProcessorCount = 4;
-  p->maxThreadsPerBlock = kThreadsMost;
-  p->maxThreadsPerMultiProcessor = 2048;
-  p->regsPerMultiprocessor = 65536;
-  p->l2CacheSize = 1 << 20;
-  return cudaSuccess;
-}
-cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 0, cudaSuccess; }
-cudaError_t cudaDriverGetVersion(int* version) { return *version = 0, cudaSuccess; }
-cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  Lock lock(apiMutex());
-  *total = kDeviceMemory;
-  *free = kDeviceMemory - std::min(kDeviceMemory, device().allocated);
-  return cudaSuccess;
-}
-cudaError_t cudaDeviceSynchronize() {
-  Lock lock(apiMutex());
-  cudaError_t result = cudaSuccess;
-  for (Stream* s : device().streams) {
-    if (s->capture) return breakCapture(s);
-    if (const cudaError_t e = drain(s); e != cudaSuccess) result = e;
-  }
-  return result;
-}
-cudaError_t cudaMalloc(void** p, size_t bytes) {
-  Lock lock(apiMutex());
-  if (capturing()) return note(cudaErrorStreamCaptureUnsupported);
-  if (bytes > kDeviceMemory - std::min(kDeviceMemory, device().allocated)) return note(cudaErrorMemoryAllocation);
-  auto* raw = static_cast<char*>(std::aligned_alloc(kGuard, (bytes + 3 * kGuard) / kGuard * kGuard));
-  if (!raw) return note(cudaErrorMemoryAllocation);
-  std::memset(raw, kPoison, bytes + 2 * kGuard);
-  *p = raw + kGuard;
-  device().allocations[raw + kGuard] = bytes;
-  device().allocated += bytes;
-  return cudaSuccess;
-}
-cudaError_t cudaFree(void* p) {
-  if (!p) return cudaSuccess;
-  Lock lock(apiMutex());
-  if (capturing()) return note(cudaErrorStreamCaptureUnsupported);
-  const cudaError_t result = cudaDeviceSynchronize();
-  const auto it = device().allocations.find(static_cast<char*>(p));
-  if (it == device().allocations.end()) return note(cudaErrorInvalidValue);
-  device().allocated -= it->second;
-  device().allocations.erase(it);
-  std::free(static_cast<char*>(p) - kGuard);
-  return result;
-}
-cudaError_t cudaMallocHost(void** p, size_t bytes) {
-  *p = std::aligned_alloc(kPage, (bytes + kPage - 1) / kPage * kPage);
-  return *p ? cudaSuccess : note(cudaErrorMemoryAllocation);
-}
-cudaError_t cudaFreeHost(void* p) {
-  const cudaError_t result = cudaDeviceSynchronize();
-  std::free(p);
-  return result;
-}
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
-  return cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, 1, kind, stream);
-}
-cudaError_t cudaMemcpy2DAsync(void* to, size_t toPitch, const void* from, size_t fromPitch, size_t width, size_t height, cudaMemcpyKind kind,
-                              cudaStream_t stream) {
-  if (width == 0 || height == 0) return cudaSuccess;
-  Lock lock(apiMutex());
-  const bool toDevice = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
-  const bool fromDevice = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
-  if (toDevice != onDevice(to, (height - 1) * toPitch + width) || fromDevice != onDevice(from, (height - 1) * fromPitch + width)) {
-    return note(cudaErrorInvalidMemcpyDirection);
-  }
-  return enqueue(stream, [=] {
-    for (size_t i = 0; i < height; ++i) std::memcpy(static_cast<char*>(to) + i * toPitch, static_cast<const char*>(from) + i * fromPitch, width);
-  });
-}
-cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream) {
-  if (bytes == 0) return cudaSuccess;
-  Lock lock(apiMutex());
-  if (!onDevice(p, bytes)) return note(cudaErrorInvalidValue);
-  return enqueue(stream, [=] { std::memset(p, value, bytes); });
-}
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int) {
-  Lock lock(apiMutex());
-  device().streams.insert(*stream = new Stream);
-  return cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  Lock lock(apiMutex());
-  const cudaError_t result = drain(stream);
-  device().streams.erase(stream);
-  delete stream;
-  return result;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  Lock lock(apiMutex());
-  return stream->capture ? breakCapture(stream) : drain(stream);
-}
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-  Lock lock(apiMutex());
-  if (stream->capture) return note(cudaErrorStreamCaptureUnsupported);
-  stream->capture = std::make_unique<Graph>();
-  stream->captureBroken = false;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  Lock lock(apiMutex());
-  *graph = nullptr;
-  if (!stream->capture) return note(cudaErrorInvalidValue);
-  auto captured = std::move(stream->capture);
-  if (stream->captureBroken) return note(cudaErrorStreamCaptureUnsupported);
-  *graph = captured.release();
-  return cudaSuccess;
-}
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int) { return *event = new Event, cudaSuccess; }
-cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  cudaDeviceSynchronize();
-  delete event;
-  return cudaSuccess;
-}
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  return enqueue(stream, [event] { event->time = std::chrono::steady_clock::now(); });
-}
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaDeviceSynchronize(); }
-cudaError_t cudaEventQuery(cudaEvent_t) { return cudaDeviceSynchronize(); }
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
-  *milliseconds = std::chrono::duration<float, std::milli>(end->time - start->time).count();
-  return cudaSuccess;
-}
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
-  *exec = new GraphExec{std::make_shared<Graph>(*graph)};
-  return cudaSuccess;
-}
-cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
-  return enqueue(stream, [graph = exec->graph] {
-    for (const auto& work : graph->work) work();
-  });
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  delete graph;
-  return cudaSuccess;
-}
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
-  delete exec;
-  return cudaSuccess;
-}
-cudaError_t cudaGraphGetNodes(cudaGraph_t graph, void*, size_t* count) {
-  *count = graph->work.size();
-  return cudaSuccess;
-}

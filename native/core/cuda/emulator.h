@@ -1,4 +1,5 @@
-// A CUDA device made of the CPU, for tests: the same kernel sources, compiled by g++ -x c++ -DBGE_CUDA_EMULATED. Slow, and stricter than a GPU.
+// A CUDA device made of the CPU, for tests: the same kernel sources, compiled by g++ -x c++ -DBGE_CUDA_EMULATED. Slow, and stricter than a
+// GPU.
 //
 // Every CUDA thread is a fiber with a stack of its own; blocks run one after another. What a GPU would forgive now and then is shown here:
 //   - shared memory is NaN at the start of every block; its ends are guarded; device memory is NaN when allocated, and guarded;
@@ -30,13 +31,13 @@
 #define __grid_constant__
 #define __shared__ static  // blocks run one after another; not poisoned: prefer BGE_SHARED and BGE_SHARED_STATIC (kernel.h)
 
-// -- vector types ------------------------------------------------------------------------------------------------------------------
-#define BGE_EMULATED_VECTOR(name, T, bytes)                                                                             \
-  struct alignas(bytes / 2) name##2 { T x, y; };                                                                        \
-  struct name##3 { T x, y, z; };                                                                                        \
-  struct alignas(bytes > 16 ? 16 : bytes) name##4 { T x, y, z, w; };                                                    \
-  inline name##2 make_##name##2(T x, T y) { return {x, y}; }                                                            \
-  inline name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; }                                                    \
+// -- vector types ------------------------------------------------------------------------------------------------------------------------
+#define BGE_EMULATED_VECTOR(name, T, bytes)                          \
+  struct alignas(bytes / 2) name##2 { T x, y; };                     \
+  struct name##3 { T x, y, z; };                                     \
+  struct alignas(bytes > 16 ? 16 : bytes) name##4 { T x, y, z, w; }; \
+  inline name##2 make_##name##2(T x, T y) { return {x, y}; }         \
+  inline name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; } \
   inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
 BGE_EMULATED_VECTOR(char, signed char, 4)
 BGE_EMULATED_VECTOR(uchar, unsigned char, 4)
@@ -55,7 +56,7 @@ struct dim3 {
   constexpr dim3(unsigned int x_ = 1, unsigned int y_ = 1, unsigned int z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
-// -- fibers ------------------------------------------------------------------------------------------------------------------------
+// -- fibers ------------------------------------------------------------------------------------------------------------------------------
 namespace bge::emulated {
 
 constexpr int kWarp = 32;
@@ -89,7 +90,11 @@ struct Lanes {
 };
 void meet(const char* operation, uint32_t mask, bool wholeWarp, const void* in, void* out, void (*perform)(const Lanes&));
 
-template <class T> struct ShuffleIn { T value; int from; };  // from: a lane of the warp
+template <class T>
+struct ShuffleIn {
+  T value;
+  int from;
+};  // from: a lane of the warp
 
 template <class T>
 T shuffle(const char* operation, uint32_t mask, T value, int from) {
@@ -100,8 +105,10 @@ T shuffle(const char* operation, uint32_t mask, T value, int from) {
     for (int i = 0; i < kWarp; ++i) {
       if (!lanes.in[i]) continue;
       const auto* source = static_cast<const ShuffleIn<T>*>(lanes.in[static_cast<const ShuffleIn<T>*>(lanes.in[i])->from]);
-      if (source) std::memcpy(lanes.out[i], &source->value, sizeof(T));
-      else std::memset(lanes.out[i], 0xff, sizeof(T));  // undefined on a GPU
+      if (source)
+        std::memcpy(lanes.out[i], &source->value, sizeof(T));
+      else
+        std::memset(lanes.out[i], 0xff, sizeof(T));  // undefined on a GPU
     }
   });
   return out;
@@ -119,13 +126,13 @@ inline uint32_t ballot(const char* operation, uint32_t mask, bool predicate) {
   return out;
 }
 
-// -- tensor cores: fragments as the PTX ISA lays them out (sections of mma.m16n8k16, mma.m16n8k8 and ldmatrix) ------------------------
+// -- tensor cores: fragments as the PTX ISA lays them out (sections of mma.m16n8k16, mma.m16n8k8 and ldmatrix) ---------------------------
 enum class Operand { bf16, f16 };
 void mma16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Operand type);  // m16n8k16
 void mmaTf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);              // m16n8k8
 void ldmatrix(uint32_t* r, int matrices, bool transposed, const void* row);
 
-// -- launches ------------------------------------------------------------------------------------------------------------------------
+// -- launches ----------------------------------------------------------------------------------------------------------------------------
 struct Launch {
   std::string kernel;
   dim3 gridSize, blockSize;
@@ -134,6 +141,12 @@ struct Launch {
 };
 void checkDevicePointer(const void* p, const std::string& kernel);
 int submit(struct Stream* stream, Launch launch);  // a cudaError_t
+void run(const Launch& launch);                    // now; throws what went wrong
+
+constexpr unsigned char kPoison = 0xff;                            // a NaN in every floating-point format
+constexpr size_t kSharedMost = 227 << 10, kStaticMost = 48 << 10;  // of a block; compute capability 9.0
+constexpr int kThreadsMost = 1024;
+bool poisoned(const unsigned char* p, size_t bytes);
 
 }  // namespace bge::emulated
 
@@ -151,19 +164,23 @@ inline void __threadfence() {}
 inline void __threadfence_block() {}
 inline void __threadfence_system() {}
 
-template <class T> T __shfl_sync(uint32_t mask, T v, int from, int width = 32) {
+template <class T>
+T __shfl_sync(uint32_t mask, T v, int from, int width = 32) {
   const int lane = bge::emulated::self->lane;
   return bge::emulated::shuffle("__shfl_sync", mask, v, (lane & ~(width - 1)) | (from & (width - 1)));
 }
-template <class T> T __shfl_xor_sync(uint32_t mask, T v, int bits, int width = 32) {
+template <class T>
+T __shfl_xor_sync(uint32_t mask, T v, int bits, int width = 32) {
   const int lane = bge::emulated::self->lane, from = lane ^ bits;
   return bge::emulated::shuffle("__shfl_xor_sync", mask, v, (from & ~(width - 1)) > (lane & ~(width - 1)) ? lane : from);
 }
-template <class T> T __shfl_down_sync(uint32_t mask, T v, unsigned int by, int width = 32) {
+template <class T>
+T __shfl_down_sync(uint32_t mask, T v, unsigned int by, int width = 32) {
   const int lane = bge::emulated::self->lane, from = lane + static_cast<int>(by);
   return bge::emulated::shuffle("__shfl_down_sync", mask, v, (lane & (width - 1)) + static_cast<int>(by) < width ? from : lane);
 }
-template <class T> T __shfl_up_sync(uint32_t mask, T v, unsigned int by, int width = 32) {
+template <class T>
+T __shfl_up_sync(uint32_t mask, T v, unsigned int by, int width = 32) {
   const int lane = bge::emulated::self->lane, from = lane - static_cast<int>(by);
   return bge::emulated::shuffle("__shfl_up_sync", mask, v, (lane & (width - 1)) >= static_cast<int>(by) ? from : lane);
 }
@@ -179,14 +196,36 @@ T bgeEmulatedAtomic(T* p, V v, F f) {
   *p = f(old, static_cast<T>(v));
   return old;
 }
-template <class T, class V> T atomicAdd(T* p, V v) { return bgeEmulatedAtomic(p, v, [](T a, T b) { return static_cast<T>(a + b); }); }
-template <class T, class V> T atomicSub(T* p, V v) { return bgeEmulatedAtomic(p, v, [](T a, T b) { return static_cast<T>(a - b); }); }
-template <class T, class V> T atomicMax(T* p, V v) { return bgeEmulatedAtomic(p, v, [](T a, T b) { return a > b ? a : b; }); }
-template <class T, class V> T atomicMin(T* p, V v) { return bgeEmulatedAtomic(p, v, [](T a, T b) { return a < b ? a : b; }); }
-template <class T, class V> T atomicOr(T* p, V v) { return bgeEmulatedAtomic(p, v, [](T a, T b) { return static_cast<T>(a | b); }); }
-template <class T, class V> T atomicAnd(T* p, V v) { return bgeEmulatedAtomic(p, v, [](T a, T b) { return static_cast<T>(a & b); }); }
-template <class T, class V> T atomicExch(T* p, V v) { return bgeEmulatedAtomic(p, v, [](T, T b) { return b; }); }
-template <class T, class C, class V> T atomicCAS(T* p, C compare, V v) {
+template <class T, class V>
+T atomicAdd(T* p, V v) {
+  return bgeEmulatedAtomic(p, v, [](T a, T b) { return static_cast<T>(a + b); });
+}
+template <class T, class V>
+T atomicSub(T* p, V v) {
+  return bgeEmulatedAtomic(p, v, [](T a, T b) { return static_cast<T>(a - b); });
+}
+template <class T, class V>
+T atomicMax(T* p, V v) {
+  return bgeEmulatedAtomic(p, v, [](T a, T b) { return a > b ? a : b; });
+}
+template <class T, class V>
+T atomicMin(T* p, V v) {
+  return bgeEmulatedAtomic(p, v, [](T a, T b) { return a < b ? a : b; });
+}
+template <class T, class V>
+T atomicOr(T* p, V v) {
+  return bgeEmulatedAtomic(p, v, [](T a, T b) { return static_cast<T>(a | b); });
+}
+template <class T, class V>
+T atomicAnd(T* p, V v) {
+  return bgeEmulatedAtomic(p, v, [](T a, T b) { return static_cast<T>(a & b); });
+}
+template <class T, class V>
+T atomicExch(T* p, V v) {
+  return bgeEmulatedAtomic(p, v, [](T, T b) { return b; });
+}
+template <class T, class C, class V>
+T atomicCAS(T* p, C compare, V v) {
   return bgeEmulatedAtomic(p, v, [compare](T a, T b) { return a == static_cast<T>(compare) ? b : a; });
 }
 // atomicInc wraps to zero after `limit`: the counter of a "last block" reduction.

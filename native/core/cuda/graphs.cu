@@ -3,7 +3,9 @@
 
 namespace bge {
 
-namespace { constexpr size_t kGraphs = 64; }
+namespace {
+constexpr size_t kGraphs = 64;
+}
 
 void CudaBackend::notWhileCapturing(const char* what) const {
   if (capturing_) throw Error("ERR_BGE_INTERNAL", std::string(what) + " inside of a sequence that is recorded as a CUDA graph");

@@ -18,16 +18,16 @@ using f16 = __half;
 
 constexpr unsigned int kFullWarp = 0xffffffffu;
 
-// -- shared memory ---------------------------------------------------------------------------------------------------------------------
+// -- shared memory -----------------------------------------------------------------------------------------------------------------------
 // BGE_SHARED(type, name): `name` points to the block's dynamic shared memory (128-byte aligned).
 // BGE_SHARED_STATIC(type, name, count): an array of fixed size; poisoned and guarded in the emulator, which plain __shared__ is not.
 #if defined(BGE_CUDA_EMULATED)
 #define BGE_SHARED(type, name) type* const name = static_cast<type*>(::bge::emulated::dynamicShared())
-#define BGE_SHARED_STATIC(type, name, count)        \
-  static const char bgeShared_##name = 0;           \
+#define BGE_SHARED_STATIC(type, name, count) \
+  static const char bgeShared_##name = 0;    \
   type(&name)[count] = *static_cast<type(*)[count]>(::bge::emulated::staticShared(&bgeShared_##name, sizeof(type[count]), 16))
 #else
-#define BGE_SHARED(type, name)                               \
+#define BGE_SHARED(type, name)                                 \
   extern __shared__ __align__(128) unsigned char bgeShared_[]; \
   type* const name = reinterpret_cast<type*>(bgeShared_)
 #define BGE_SHARED_STATIC(type, name, count) __shared__ __align__(16) type name[count]
@@ -37,12 +37,23 @@ constexpr unsigned int kFullWarp = 0xffffffffu;
 __host__ __device__ __forceinline__ float toFloat(float v) { return v; }
 __host__ __device__ __forceinline__ float toFloat(bf16 v) { return __bfloat162float(v); }
 __host__ __device__ __forceinline__ float toFloat(f16 v) { return __half2float(v); }
-template <class T> __host__ __device__ __forceinline__ T fromFloat(float v);  // round to nearest even
-template <> __host__ __device__ __forceinline__ float fromFloat<float>(float v) { return v; }
-template <> __host__ __device__ __forceinline__ bf16 fromFloat<bf16>(float v) { return __float2bfloat16_rn(v); }
-template <> __host__ __device__ __forceinline__ f16 fromFloat<f16>(float v) { return __float2half_rn(v); }
+template <class T>
+__host__ __device__ __forceinline__ T fromFloat(float v);  // round to nearest even
+template <>
+__host__ __device__ __forceinline__ float fromFloat<float>(float v) {
+  return v;
+}
+template <>
+__host__ __device__ __forceinline__ bf16 fromFloat<bf16>(float v) {
+  return __float2bfloat16_rn(v);
+}
+template <>
+__host__ __device__ __forceinline__ f16 fromFloat<f16>(float v) {
+  return __float2half_rn(v);
+}
 
-template <class To, class From> __host__ __device__ __forceinline__ To bitsAs(const From& v) {
+template <class To, class From>
+__host__ __device__ __forceinline__ To bitsAs(const From& v) {
   static_assert(sizeof(To) == sizeof(From), "the same bits");
   To r;
   memcpy(static_cast<void*>(&r), &v, sizeof(To));
@@ -52,7 +63,9 @@ template <class To, class From> __host__ __device__ __forceinline__ To bitsAs(co
 // Two 16-bit numbers in a register, the first in the low half.
 __host__ __device__ __forceinline__ uint32_t packBf16(float lo, float hi) { return bitsAs<uint32_t>(__floats2bfloat162_rn(lo, hi)); }
 __host__ __device__ __forceinline__ uint32_t packF16(float lo, float hi) { return bitsAs<uint32_t>(__floats2half2_rn(lo, hi)); }
-__host__ __device__ __forceinline__ float2 unpackBf16(uint32_t v) { return make_float2(bitsAs<float>(v << 16), bitsAs<float>(v & 0xffff0000u)); }
+__host__ __device__ __forceinline__ float2 unpackBf16(uint32_t v) {
+  return make_float2(bitsAs<float>(v << 16), bitsAs<float>(v & 0xffff0000u));
+}
 __host__ __device__ __forceinline__ float2 unpackF16(uint32_t v) { return __half22float2(bitsAs<__half2>(v)); }
 
 // 2^v, relative error about 2^-22 (ex2.approx); 2^-inf = 0, NaN stays.
@@ -66,9 +79,15 @@ __host__ __device__ __forceinline__ float exp2Approx(float v) {
 #endif
 }
 
-// -- warps and blocks ----------------------------------------------------------------------------------------------------------------------
-template <class T> __device__ __forceinline__ T shuffleXor(T v, int lane) { return __shfl_xor_sync(kFullWarp, v, lane); }
-template <class T> __device__ __forceinline__ T shuffle(T v, int lane) { return __shfl_sync(kFullWarp, v, lane); }
+// -- warps and blocks --------------------------------------------------------------------------------------------------------------------
+template <class T>
+__device__ __forceinline__ T shuffleXor(T v, int lane) {
+  return __shfl_xor_sync(kFullWarp, v, lane);
+}
+template <class T>
+__device__ __forceinline__ T shuffle(T v, int lane) {
+  return __shfl_sync(kFullWarp, v, lane);
+}
 
 // Every lane gets the same bits: the order of the additions is a butterfly.
 __device__ __forceinline__ float warpSum(float v) {
@@ -85,8 +104,8 @@ __device__ __forceinline__ float warpMax(float v) {
   }
   return v;
 }
-// Sum over the block, the same bits in every thread: warps first, then their sums in order. `scratch`: 32 floats of shared memory, free again
-// after the call's last barrier. Block size: a multiple of 32. All threads call it.
+// Sum over the block, the same bits in every thread: warps first, then their sums in order. `scratch`: 32 floats of shared memory, free
+// again after the call's last barrier. Block size: a multiple of 32. All threads call it.
 __device__ __forceinline__ float blockSum(float v, float* scratch) {
   const int warps = static_cast<int>(blockDim.x * blockDim.y * blockDim.z) / 32;
   const int thread = static_cast<int>(threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z));
@@ -106,7 +125,7 @@ __device__ __forceinline__ float blockSum(float v, float* scratch) {
 #define BGE_SYNC_NAMED(number, threads) asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory")
 #endif
 
-// -- tensor cores ----------------------------------------------------------------------------------------------------------------------------
+// -- tensor cores ------------------------------------------------------------------------------------------------------------------------
 // Lane l: g = l / 4, t = l % 4.
 //   A (16, 16) row-major: a[0] = (g, 2t), (g, 2t+1)   a[1] = rows g+8   a[2] = columns + 8   a[3] = both
 //   B (16, 8):            b[0] = (2t, g), (2t+1, g)    b[1] = rows + 8
@@ -130,8 +149,8 @@ __device__ __forceinline__ void mmaF16(float (&d)[4], const uint32_t (&a)[4], co
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
-// m16n8k8. A (16, 8): a[0] = (g, t), a[1] = (g+8, t), a[2] = (g, t+4), a[3] = (g+8, t+4). B (8, 8): b[0] = (t, g), b[1] = (t+4, g). D as above.
-// The hardware drops the low 13 bits of an operand: round them first (roundTf32), a truncated operand is biased.
+// m16n8k8. A (16, 8): a[0] = (g, t), a[1] = (g+8, t), a[2] = (g, t+4), a[3] = (g+8, t+4). B (8, 8): b[0] = (t, g), b[1] = (t+4, g). D as
+// above. The hardware drops the low 13 bits of an operand: round them first (roundTf32), a truncated operand is biased.
 __device__ __forceinline__ void mmaTf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if defined(BGE_CUDA_EMULATED)
   emulated::mmaTf32(d, a, b);
@@ -164,7 +183,9 @@ __device__ __forceinline__ void ldmatrix4(uint32_t (&r)[4], const void* shared) 
   emulated::ldmatrix(r, 4, false, shared);
 #elif defined(__CUDA_ARCH__)
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(sharedAddress(shared)) : "memory");
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(sharedAddress(shared))
+               : "memory");
 #endif
 }
 __device__ __forceinline__ void ldmatrix4Transposed(uint32_t (&r)[4], const void* shared) {
@@ -172,15 +193,16 @@ __device__ __forceinline__ void ldmatrix4Transposed(uint32_t (&r)[4], const void
   emulated::ldmatrix(r, 4, true, shared);
 #elif defined(__CUDA_ARCH__)
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(sharedAddress(shared)) : "memory");
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(sharedAddress(shared))
+               : "memory");
 #endif
 }
 __device__ __forceinline__ void ldmatrix2(uint32_t (&r)[2], const void* shared) {  // addresses of lanes 0 .. 15
 #if defined(BGE_CUDA_EMULATED)
   emulated::ldmatrix(r, 2, false, shared);
 #elif defined(__CUDA_ARCH__)
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1]) : "r"(sharedAddress(shared)) : "memory");
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(sharedAddress(shared)) : "memory");
 #endif
 }
 __device__ __forceinline__ void ldmatrix2Transposed(uint32_t (&r)[2], const void* shared) {
@@ -188,11 +210,13 @@ __device__ __forceinline__ void ldmatrix2Transposed(uint32_t (&r)[2], const void
   emulated::ldmatrix(r, 2, true, shared);
 #elif defined(__CUDA_ARCH__)
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1]) : "r"(sharedAddress(shared)) : "memory");
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(sharedAddress(shared))
+               : "memory");
 #endif
 }
 
-// -- asynchronous copies ---------------------------------------------------------------------------------------------------------------------
+// -- asynchronous copies -----------------------------------------------------------------------------------------------------------------
 // 16 bytes from global to shared memory, both 16-byte aligned; zeros when !valid (`global` is then not read, but keep it a mapped address).
 // Readable after commitAsync(), waitAsync<N>() (all but the newest N groups are complete, for this thread) and a barrier (for the others).
 __device__ __forceinline__ void copyAsync16(void* shared, const void* global, bool valid = true) {
@@ -209,7 +233,8 @@ __device__ __forceinline__ void commitAsync() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
-template <int pending> __device__ __forceinline__ void waitAsync() {
+template <int pending>
+__device__ __forceinline__ void waitAsync() {
 #if defined(BGE_CUDA_EMULATED)
   emulated::waitAsync(pending);
 #elif defined(__CUDA_ARCH__)
@@ -217,7 +242,7 @@ template <int pending> __device__ __forceinline__ void waitAsync() {
 #endif
 }
 
-// -- host --------------------------------------------------------------------------------------------------------------------------------------
+// -- host --------------------------------------------------------------------------------------------------------------------------------
 // Throws Error (ERR_BGE_OOM for want of memory, else ERR_BGE_INTERNAL) unless status is cudaSuccess. `what`: what was being done.
 void check(cudaError_t status, const std::string& what);
 void raiseSharedLimit(const void* kernel, size_t bytes, const std::string& name);  // cuda.cu
@@ -255,8 +280,8 @@ void launchNamed(const char* call, void (*kernel)(Parameters...), dim3 gridSize,
         (one(v), ...);
       },
       values);
-  const auto status = static_cast<cudaError_t>(emulated::submit(
-      stream, {named, gridSize, blockSize, sharedBytes, [kernel, values] { std::apply(kernel, values); }}));
+  const auto status = static_cast<cudaError_t>(
+      emulated::submit(stream, {named, gridSize, blockSize, sharedBytes, [kernel, values] { std::apply(kernel, values); }}));
 #else
   if (sharedBytes > (48u << 10)) raiseSharedLimit(reinterpret_cast<const void*>(kernel), sharedBytes, name());
   const auto status = std::apply(
@@ -267,8 +292,9 @@ void launchNamed(const char* call, void (*kernel)(Parameters...), dim3 gridSize,
       values);
 #endif
   if (status != cudaSuccess) {
-    check(status, "kernel " + name() + " with grid " + std::to_string(gridSize.x) + "x" + std::to_string(gridSize.y) + "x" + std::to_string(gridSize.z) +
-                      ", block " + std::to_string(blockSize.x * blockSize.y * blockSize.z) + ", " + std::to_string(sharedBytes) + " bytes of shared memory");
+    check(status, "kernel " + name() + " with grid " + std::to_string(gridSize.x) + "x" + std::to_string(gridSize.y) + "x" +
+                      std::to_string(gridSize.z) + ", block " + std::to_string(blockSize.x * blockSize.y * blockSize.z) + ", " +
+                      std::to_string(sharedBytes) + " bytes of shared memory");
   }
 }
 

@@ -15,22 +15,26 @@ __attribute__((weak)) void CudaBackend::geluBackward(Matrix, Matrix, Matrix) { m
 __attribute__((weak)) void CudaBackend::matmul(Matrix, Matrix, bool, Matrix, bool, float, float) { missing("matmul"); }
 
 __attribute__((weak)) void CudaBackend::attention(Matrix, float*, const Attention&) { missing("attention"); }
-__attribute__((weak)) void CudaBackend::attentionBackward(Matrix, Matrix, Matrix, Matrix, Matrix, const float*, const Attention&) { missing("attentionBackward"); }
+__attribute__((weak)) void CudaBackend::attentionBackward(Matrix, Matrix, Matrix, Matrix, Matrix, const float*, const Attention&) {
+  missing("attentionBackward");
+}
 
-__attribute__((weak)) void CudaBackend::embedding(Matrix, float*, float*, const float*, const int32_t*, const float*, const float*, const float*, const float*, float,
-                            const Rows&, const Dropout&) {
+__attribute__((weak)) void CudaBackend::embedding(Matrix, float*, float*, const float*, const int32_t*, const float*, const float*,
+                                                  const float*, const float*, float, const Rows&, const Dropout&) {
   missing("embedding");
 }
-__attribute__((weak)) void CudaBackend::embeddingBackward(float*, float*, float*, float*, float*, Matrix, const float*, const float*, const float*, int64_t,
-                                    const int32_t*, const float*, const float*, const float*, int32_t, const Rows&, const Dropout&) {
+__attribute__((weak)) void CudaBackend::embeddingBackward(float*, float*, float*, float*, float*, Matrix, const float*, const float*,
+                                                          const float*, int64_t, const int32_t*, const float*, const float*, const float*,
+                                                          int32_t, const Rows&, const Dropout&) {
   missing("embeddingBackward");
 }
 
-__attribute__((weak)) void CudaBackend::addLayerNorm(Matrix, Matrix, float*, float*, Matrix, Matrix, const float*, const float*, float, const Rows&, const Dropout&) {
+__attribute__((weak)) void CudaBackend::addLayerNorm(Matrix, Matrix, float*, float*, Matrix, Matrix, const float*, const float*, float,
+                                                     const Rows&, const Dropout&) {
   missing("addLayerNorm");
 }
-__attribute__((weak)) void CudaBackend::addLayerNormBackward(Matrix, Matrix, float*, float*, Matrix, Matrix, const float*, const float*, const float*, const Rows&,
-                                       const Dropout&) {
+__attribute__((weak)) void CudaBackend::addLayerNormBackward(Matrix, Matrix, float*, float*, Matrix, Matrix, const float*, const float*,
+                                                             const float*, const Rows&, const Dropout&) {
   missing("addLayerNormBackward");
 }
 

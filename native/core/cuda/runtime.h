@@ -1,4 +1,5 @@
-// The CUDA runtime, or what stands for it where there is no GPU. Every .cu file includes this, kernel.h and cuda.h and nothing else of CUDA.
+// The CUDA runtime, or what stands for it where there is no GPU. Every .cu file includes this, kernel.h and cuda.h and nothing else of
+// CUDA.
 #pragma once
 #if defined(BGE_CUDA_EMULATED)
 #include "emulator.h"

@@ -58,7 +58,8 @@ BGE_HD int backwardBlocks(int queries, int keys, int heads) {
 
 // Which sequence this block belongs to, and which of its blocks it is: the block finds its place in the running sum of the sequences' block
 // counts itself, so no list has to be built and uploaded, and a CUDA graph may launch more blocks than there is work.
-// sequence == -1: nothing to do. All threads get the same answer, and find it in scratch[4], scratch[5] too. `scratch`: 6 ints of shared memory.
+// sequence == -1: nothing to do. All threads get the same answer, and find it in scratch[4], scratch[5] too.
+// `scratch`: 6 ints of shared memory.
 struct Place { int sequence, block; };
 
 template <class Blocks>
@@ -120,9 +121,9 @@ __device__ __forceinline__ void mmaPair(float (&d0)[4], float (&d1)[4], const ui
   mmaBf16(d1, a, b1);
 }
 
-// Copies rows of two matrices into two tiles (tileY null: only x), asynchronously. Tile row r belongs to group r >> rowBits, that is to head firstHead + group, and
-// is the group's row r % 2^rowBits + firstRow of the sequence; rows past `rows` and heads past `heads` become 0. Hardly unrolled: addresses
-// of many rows at a time would cost the registers that the accumulators need.
+// Copies rows of two matrices into two tiles (tileY null: only x), asynchronously. Tile row r belongs to group r >> rowBits, that is to head
+// firstHead + group, and is the group's row r % 2^rowBits + firstRow of the sequence; rows past `rows` and heads past `heads` become 0.
+// Not unrolled: addresses of many rows at a time would cost the registers that the accumulators need.
 template <int D, int kTile>
 __device__ __forceinline__ void loadTiles(char* tileX, char* tileY, const View& x, const View& y, int sequenceRow, int firstRow, int rows,
                                           int rowBits, int firstHead, int heads) {
@@ -138,8 +139,8 @@ __device__ __forceinline__ void loadTiles(char* tileX, char* tileY, const View& 
   }
 }
 
-// One warp stores `count` (16 or 32) of its accumulator rows, times `factor(m, half)`, through its rows of a tile so that memory sees 16-byte
-// chunks of whole rows. d: (count / 16) x (D / 8) m16n8 accumulators. Row i goes to x[firstRow + i] when firstRow + i < rows.
+// One warp stores its accumulators, kTiles x (D / 8) of m16n8, times factor(m, half), through its rows of a tile, so that memory sees whole
+// rows in 16-byte chunks. Row i goes to row sequenceRow + firstRow + i of x when firstRow + i < rows.
 template <int D, int kTiles, class Factor>
 __device__ __forceinline__ void storeRows(char* tile, int tileRow, const View& x, int sequenceRow, int firstRow, int rows, int head,
                                           const float (&d)[kTiles][D / 8][4], Factor factor) {
@@ -179,9 +180,10 @@ __device__ __forceinline__ uint32_t maskBits(const Arguments& a, int choice, int
   return own < 32 ? bits | 1u << own : bits;
 }
 
-// Elements of a row are numbered from a multiple of 4: `counter` is Philox's first word for keys 4 counter' .. of this row.
+// Philox's first word for keys 0 .. 3 of a query row; the next four keys have the next counter (Dropout in core/backend.h).
 BGE_HD uint32_t rowCounter(int head, int keys, int position) {
-  return (static_cast<uint32_t>(head) * static_cast<uint32_t>(keys) + static_cast<uint32_t>(position)) * static_cast<uint32_t>((keys + 3) / 4);
+  const auto row = static_cast<uint32_t>(head) * static_cast<uint32_t>(keys) + static_cast<uint32_t>(position);
+  return row * static_cast<uint32_t>((keys + 3) / 4);
 }
 // Bit i: element 4 counter + i is kept.
 __device__ __forceinline__ uint32_t keepBits(const Arguments& a, uint32_t counter, uint32_t stream) {

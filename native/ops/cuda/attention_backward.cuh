@@ -1,8 +1,11 @@
-// Attention backward with mma.sync, five products a tile and no atomics: one block serves one (sequence, head group), so all of dQ, dK and dV
-// of a head come from the same four warps in a fixed order. Scores are computed transposed (keys x queries): a warp owns 32 keys, keeps their
-// dK and dV in registers while the queries stream by, and P^T and dS^T feed the products of dV and dK straight from registers (the
-// "register-sourced dK, dV" of FlashAttention-3). Only dQ needs other warps' dS, through shared memory.
+// Attention backward with mma.sync, five products a tile and no atomics: one block serves all queries and keys of its (sequence, heads), so
+// that dQ, dK and dV come from the same warps in a fixed order. Scores are computed transposed (keys x queries): a warp owns 32 keys, keeps
+// their dK and dV in registers while the queries stream by, and P^T and dS^T feed the products of dV and dK straight from registers (the
+// "register-sourced dK, dV" of FlashAttention-3). Only dQ needs other warps' dS, through shared memory. Beyond 128 keys a block walks over
+// key blocks, and the sum for dQ waits in fp32 in global memory (in the L2 cache, as a rule) for the threads that wrote it.
 #pragma once
+#include <cstddef>
+
 #include "attention.cuh"
 
 namespace bge {
@@ -56,7 +59,7 @@ __device__ __forceinline__ void computeDelta(const Arguments& a, int q0, int que
 template <int D, bool kMask, bool kDropout>
 __global__ void __launch_bounds__(kThreads, 2) backwardKernel(const Arguments a) {
   BGE_SHARED(char, shared);
-  BGE_SHARED_STATIC(int, where, 6);  // where[4]: the sequence, read again where it is wanted, and its offsets too: registers are scarce
+  BGE_SHARED_STATIC(int, where, 6);  // [4] the sequence: read again where it is wanted, and its offsets too, for registers are scarce
   constexpr int kTileBytes = kTileRows * D * 2, kQueryBytes = kQueryTile * D * 2, kSteps = D / 16;
   char* const kTile = shared;
   char* const vTile = kTile + kTileBytes;
@@ -80,7 +83,8 @@ __global__ void __launch_bounds__(kThreads, 2) backwardKernel(const Arguments a)
   __syncthreads();
 
   // Threads i and i + 64 prepare row i of the next query tile: the numbers, and the dropout counter or the masks. They are read while the
-  // block before is computed, and wait in registers.
+  // block before is computed, and wait in registers (masks and dropout together have none left for that).
+  constexpr bool kAhead = !(kMask && kDropout);
   struct Row { uint32_t word[kMask ? 4 : 2]; };
   const auto readRow = [&](int queryBlock, int firstKey) {
     Row row = {};
@@ -124,7 +128,8 @@ __global__ void __launch_bounds__(kThreads, 2) backwardKernel(const Arguments a)
   };
   const auto loadQueries = [&](int queryBlock) {
     char* to = stages + (queryBlock & 1) * 2 * kQueryBytes;
-    loadTiles<D, kQueryTile>(to, to + kQueryBytes, a.q, a.dOut, a.queryOffsets[where[4]], queryBlock << queryBits, queries, queryBits, firstHead, a.heads);
+    loadTiles<D, kQueryTile>(to, to + kQueryBytes, a.q, a.dOut, a.queryOffsets[where[4]], queryBlock << queryBits, queries, queryBits,
+                             firstHead, a.heads);
   };
 
   const int keyBlocks = max(1, ceilDivide(keys, 1 << keyBits)), queryBlocks = ceilDivide(queries, 1 << queryBits);
@@ -133,17 +138,19 @@ __global__ void __launch_bounds__(kThreads, 2) backwardKernel(const Arguments a)
     loadTiles<D, kTileRows>(kTile, vTile, a.k, a.v, a.keyOffsets[where[4]], firstKey, keys, keyBits, firstHead, a.heads);
     if (queryBlocks > 0) loadQueries(0);
     commitAsync();
-    Row next = readRow(0, firstKey);
+    Row next = {};
+    if (kAhead) next = readRow(0, firstKey);
 
     float dK[2][D / 8][4] = {}, dV[2][D / 8][4] = {};
     for (int queryBlock = 0; queryBlock < queryBlocks; ++queryBlock) {
+      if (!kAhead) next = readRow(queryBlock, firstKey);
       writeRow(next);  // only the products of dQ, which read none of this, may still be going on elsewhere
       waitAsync<0>();
       __syncthreads();  // this block's queries are there; nobody reads the other stage or dS any more
       if (queryBlock + 1 < queryBlocks) {
         loadQueries(queryBlock + 1);
         commitAsync();
-        next = readRow(queryBlock + 1, firstKey);
+        if (kAhead) next = readRow(queryBlock + 1, firstKey);
       }
       char* const qTile = stages + (queryBlock & 1) * 2 * kQueryBytes;
       const char* const dOutTile = qTile + kQueryBytes;
@@ -266,8 +273,9 @@ __global__ void __launch_bounds__(kThreads, 2) backwardKernel(const Arguments a)
     }
     waitAsync<0>();   // the keys, where there are no queries
     __syncthreads();  // dS and the keys are read out
-    storeRows<D, 2>(kTile, warp * kRows, a.dK, a.keyOffsets[where[4]], warpKey, active ? keys : 0, head, dK, [&](int, int) { return a.scale; });
-    storeRows<D, 2>(vTile, warp * kRows, a.dV, a.keyOffsets[where[4]], warpKey, active ? keys : 0, head, dV, [&](int, int) { return a.keepScale; });
+    const int firstOut = a.keyOffsets[where[4]], outRows = active ? keys : 0;
+    storeRows<D, 2>(kTile, warp * kRows, a.dK, firstOut, warpKey, outRows, head, dK, [&](int, int) { return a.scale; });
+    storeRows<D, 2>(vTile, warp * kRows, a.dV, firstOut, warpKey, outRows, head, dV, [&](int, int) { return a.keepScale; });
     __syncthreads();
   }
 }

@@ -1,5 +1,5 @@
-// Attention of any head size and alignment, in plain fp32: one warp per row and head, lanes are keys (or queries) of a chunk of 32. The
-// scores are computed again for every 128 columns of the result. Used where the tensor-core kernels cannot be: short of speed, not of accuracy.
+// Attention of any head size and alignment, in plain fp32: one warp per row and head, lanes are keys (or queries) of a chunk of 32. Scores
+// are computed again for every 128 columns of the result. Used where the tensor-core kernels cannot be: short of speed, not of accuracy.
 #pragma once
 #include "attention.cuh"
 
@@ -52,8 +52,8 @@ __device__ __forceinline__ float generalFactor(const Arguments& a, int64_t query
 constexpr int kColumns = 4;  // of a lane: 32 apart
 
 // columns[c] += sum over the chunk's lanes l of weight_l * rows[first + l][column lane + 32 c].
-__device__ __forceinline__ void addChunk(float (&columns)[kColumns], float weight, const View& x, int64_t first, int count, int head, int size,
-                                         int column) {
+__device__ __forceinline__ void addChunk(float (&columns)[kColumns], float weight, const View& x, int64_t first, int count, int head,
+                                         int size, int column) {
   for (int l = 0; l < count; ++l) {
     const float w = shuffle(weight, l);
     const bf16* row = at(x, first + l, head, size) + column;
@@ -102,8 +102,8 @@ __global__ void __launch_bounds__(kThreads, 4) generalForward(const Arguments a)
 
 // P times its dropout factor, and dS (without the scale), of one query row and one key.
 struct Gradient { float p, dScore; };
-__device__ __forceinline__ Gradient generalGradient(const Arguments& a, int64_t query, int64_t k0, int keys, int j, int head, uint32_t stream,
-                                                    float delta) {
+__device__ __forceinline__ Gradient generalGradient(const Arguments& a, int64_t query, int64_t k0, int keys, int j, int head,
+                                                    uint32_t stream, float delta) {
   const float score = generalScore(a, query, k0, keys, j, head);
   if (j >= keys) return {0, 0};
   const float lse = a.lse[head * a.queryRows + query];

@@ -1,9 +1,9 @@
 // Sums of rows that share a key, in row order and without atomics on floats: the gradients of embedding tables.
 //
 // 1. A stable radix sort (8 bits a pass) puts the row numbers in order of (key, row).
-// 2. The sorted rows are cut into tiles of kGroupTile. A block sums a tile's runs of equal keys. A run that lies inside its tile is added to
-//    its table row at once; one that crosses tiles leaves a partial in each (the `tail` of the tile where it begins, the `head` of those it
-//    goes on in), and
+// 2. The sorted rows are cut into tiles of kGroupTile. A block sums a tile's runs of equal keys. A run that lies inside its tile is added
+//    to its table row at once; one that crosses tiles leaves a partial in each (the `tail` of the tile where it begins, the `head` of those
+//    it goes on in), and
 // 3. the block of the tile where such a run begins adds its partials in order.
 // Every table row has one writer, and the order of its additions depends on the keys alone.
 #pragma once
@@ -236,8 +236,8 @@ void addGroupedRows(cudaStream_t stream, Arena& workspace, const Groupings& grou
     pass.shift += 8;
     i = 1 - i;
   } while (pass.shift < 32 && keyLimit > int64_t{1} << pass.shift);
-  const group::Runs runs{pass.keys, pass.rows, workspace.take<float>(count * tiles * cols), workspace.take<float>(count * tiles * cols), rows,
-                         cols};
+  float *heads = workspace.take<float>(count * tiles * cols), *tails = workspace.take<float>(count * tiles * cols);
+  const group::Runs runs{pass.keys, pass.rows, heads, tails, rows, cols};
   const auto threads = static_cast<unsigned int>(std::clamp<int64_t>((cols / V + 31) / 32 * 32, 64, 256));
   launch((group::sumRunsKernel<V>), dim3(tiles, count), threads, 0, stream, groupings, runs, x);
   launch((group::joinRunsKernel<V>), dim3(tiles, count), threads, 0, stream, groupings, runs);

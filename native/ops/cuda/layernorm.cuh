@@ -1,8 +1,8 @@
 // LayerNorm (Ba et al. 2016) of rows that a Source produces, forward and backward; layernorm.cu and embedding.cu are its two users.
 //
 // Forward: a warp per row, the row in registers (any width: read three times). A row's result does not depend on other rows.
-// Backward: a thread per V columns. Tiles of kTileRows rows are dealt out to normPartials() blocks, tile t to block t mod that, and each block
-// leaves one partial of the column sums: their order depends on the shape alone.
+// Backward: a thread per V columns. Tiles of kTileRows rows are dealt out to normPartials() blocks, tile t to block t mod that, and each
+// block leaves one partial of the column sums: their order depends on the shape alone.
 #pragma once
 #include "rows.cuh"
 
@@ -35,8 +35,8 @@ __device__ __forceinline__ float reciprocalDeviation(float squares, float shift,
 }
 
 template <class Source, int V, int CHUNKS>
-__global__ void __launch_bounds__(kNormWarps * 32) layerNormKernel(Source source, float* mean, float* rstd, NormParameters p, int64_t rows,
-                                                                   int cols) {
+__global__ void __launch_bounds__(kNormWarps * 32, 2) layerNormKernel(Source source, float* mean, float* rstd, NormParameters p,
+                                                                      int64_t rows, int cols) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t r = static_cast<int64_t>(blockIdx.x) * kNormWarps + threadIdx.x / 32;
   if (r >= rows) return;
@@ -88,8 +88,8 @@ __global__ void __launch_bounds__(kNormWarps * 32) layerNormKernel(Source source
 
 // Any width: the row is read again for each of the three steps.
 template <class Source>
-__global__ void __launch_bounds__(kNormWarps * 32) layerNormWideKernel(Source source, float* mean, float* rstd, NormParameters p, int64_t rows,
-                                                                       int64_t cols) {
+__global__ void __launch_bounds__(kNormWarps * 32) layerNormWideKernel(Source source, float* mean, float* rstd, NormParameters p,
+                                                                       int64_t rows, int64_t cols) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t r = static_cast<int64_t>(blockIdx.x) * kNormWarps + threadIdx.x / 32;
   if (r >= rows) return;
@@ -280,7 +280,8 @@ void layerNormBackwardRows(cudaStream_t stream, Arena& workspace, std::initializ
   const dim3 grid(static_cast<unsigned int>(blocks)), block(static_cast<unsigned int>(threads));
   if (vectors) {
     const size_t shared = 2 * 2 * kTileRows * (block.x / 32) * sizeof(float);
-    launch((layerNormBackwardKernel<Source, V>), grid, block, shared, stream, source, partials, mean, rstd, gamma, rows, static_cast<int>(cols));
+    launch((layerNormBackwardKernel<Source, V>), grid, block, shared, stream, source, partials, mean, rstd, gamma, rows,
+           static_cast<int>(cols));
   } else {
     launch((layerNormBackwardWideKernel<Source>), grid, block, 0, stream, source, partials, mean, rstd, gamma, rows, cols);
   }

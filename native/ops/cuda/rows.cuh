@@ -34,8 +34,8 @@ template <class Body> void withType(DType type, const char* where, const Body& b
 }
 inline void requireType(DType type, DType wanted, const char* where) {
   if (type != wanted)
-    throw Error("ERR_BGE_ARGUMENT", std::string(where) + " on cuda wants matrices of one type (" + std::to_string(static_cast<int>(wanted)) +
-                                        "), but was given type " + std::to_string(static_cast<int>(type)) + " too");
+    throw Error("ERR_BGE_ARGUMENT", std::string(where) + " on cuda wants matrices of type " + std::to_string(static_cast<int>(wanted)) +
+                                        ", but was given type " + std::to_string(static_cast<int>(type)));
 }
 
 inline bool aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
