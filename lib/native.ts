@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { BgeError } from './errors.js'
+import { BgeError, invalidArgument } from './errors.js'
 
 /** Sequences packed without padding. `cuSeqlens[n] .. cuSeqlens[n+1]` are the tokens of sequence n. */
 export interface TokenBatch {
@@ -208,6 +208,11 @@ export interface DeviceOptions {
   device?: string
   /** CPU worker threads. Default: what affinity and cgroup limits allow */
   threads?: number
+  /**
+   * What hidden states are stored and multiplied in; sums, statistics, weights and optimizer state are fp32 on every device. Default: what the
+   * device computes in, 'fp32' on the CPU and 'bf16' on CUDA; any other wish is refused, never replaced
+   */
+  dtype?: 'fp32' | 'bf16'
 }
 
 /** Of `multiplyFloat64`: c (M, N) = op(a) op(b). */
@@ -305,7 +310,8 @@ async function openCuda(index: number): Promise<Device> {
  * CUDA needs the CUDA library: `BGE_CUDA_LIBRARY`, else `build-cuda/bge_cuda.so` of this checkout, else that of the package bge-forge-cuda.
  * 'auto' takes cuda:0 where it can be opened; where it cannot, the CPU, and `description` says why.
  * `BGE_ISA=base|avx2|avx512` forces an instruction set (tests).
- * @throws ERR_BGE_DEVICE_UNAVAILABLE for a device that is not there (an explicit 'cuda' never falls back), ERR_BGE_NO_BINARY
+ * @throws ERR_BGE_DEVICE_UNAVAILABLE for a device that is not there (an explicit 'cuda' never falls back) or does not compute in `dtype`,
+ *   ERR_BGE_NO_BINARY
  */
 export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   const kind = options.device ?? 'auto'
@@ -313,9 +319,21 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   if (kind !== 'auto' && kind !== 'cpu' && !cuda) {
     throw new BgeError('ERR_BGE_ARGUMENT', `device must be 'auto', 'cpu', 'cuda' or 'cuda:N', but was "${kind}"`)
   }
+  const { dtype } = options
+  if (dtype !== undefined && dtype !== 'fp32' && dtype !== 'bf16') throw invalidArgument('dtype', "'fp32' or 'bf16'", dtype)
+  if ((cuda && dtype === 'fp32') || (kind === 'cpu' && dtype === 'bf16')) {
+    throw new BgeError(
+      'ERR_BGE_DEVICE_UNAVAILABLE',
+      cuda
+        ? `dtype fp32 was asked for on "${kind}", but CUDA computes in bf16 with fp32 sums; leave dtype out, or use device cpu`
+        : 'dtype bf16 was asked for on "cpu", but the CPU computes in fp32; leave dtype out, or use device cuda',
+    )
+  }
   if (cuda) return await openCuda(Number(cuda[1] ?? 0))
+  if (dtype === 'bf16') return await openCuda(0) // 'auto', and only CUDA computes in it
   let note: string | undefined
-  if (kind === 'auto') {
+  if (kind === 'auto' && dtype === 'fp32') note = 'not cuda: dtype fp32 was asked for'
+  else if (kind === 'auto') {
     try {
       return await openCuda(0)
     } catch (error) {

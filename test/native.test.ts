@@ -123,7 +123,22 @@ describe('arguments are checked before anything is enqueued', () => {
   it('threads and device names are checked', async () => {
     await expect(openDevice({ threads: 0 })).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT' })
     await expect(openDevice({ device: 'gpu' })).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT' })
-    await expect(openDevice({ device: 'cuda' })).rejects.toMatchObject({ code: 'ERR_BGE_DEVICE_UNAVAILABLE' })
+    await expect(openDevice({ device: 'cuda:x' })).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT' })
+  })
+
+  it('a dtype that the device does not compute in is refused, not replaced', async () => {
+    await expect(openDevice({ device: 'cpu', dtype: 'bf16' })).rejects.toMatchObject({
+      code: 'ERR_BGE_DEVICE_UNAVAILABLE',
+      message: expect.stringContaining('the CPU computes in fp32'),
+    })
+    await expect(openDevice({ device: 'cuda', dtype: 'fp32' })).rejects.toMatchObject({
+      code: 'ERR_BGE_DEVICE_UNAVAILABLE',
+      message: expect.stringContaining('CUDA computes in bf16'),
+    })
+    await expect(openDevice({ dtype: 'int4' as 'fp32' })).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT' })
+    const device = await openDevice({ dtype: 'fp32' }) // 'auto'
+    expect(device.kind).toBe('cpu')
+    device.dispose()
   })
 })
 

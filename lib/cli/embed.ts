@@ -17,6 +17,7 @@ interface EmbedFlags {
   pooling?: Pooling
   microBatchTokens: number
   device: string
+  dtype?: 'fp32' | 'bf16'
   threads?: number
 }
 
@@ -33,17 +34,23 @@ export function register(program: Command): void {
     .addOption(new Option('--pooling <how>', 'for a folder that does not say (default: what the folder says)').choices(['cls', 'mean']))
     .option('--micro-batch-tokens <n>', 'tokens computed at a time: memory, not the result', integer(1), 16_384)
     .option('--device <device>', 'auto, cpu, cuda or cuda:N', 'auto')
-    .addOption(new Option('--dtype <type>', 'number type of the computation').choices(['fp32']).default('fp32'))
+    .addOption(
+      new Option('--dtype <type>', 'number type of the computation (default: fp32 on the CPU, bf16 with fp32 sums on CUDA)').choices([
+        'fp32',
+        'bf16',
+      ]),
+    )
     .option('--threads <n>', 'CPU threads (default: as many as the process may use)', integer(1))
     .action((flags: EmbedFlags) => interruptible((signal) => run(flags, signal)))
 }
 
 async function run(flags: EmbedFlags, signal: AbortSignal): Promise<void> {
-  const { instruction, maxLength, pooling, threads, microBatchTokens } = flags
+  const { instruction, maxLength, pooling, threads, dtype, microBatchTokens } = flags
   const texts = await readInput(flags.input)
   const model = await BgeModel.load(flags.model, {
     device: flags.device,
     ...(pooling && { pooling }),
+    ...(dtype && { dtype }),
     ...(threads !== undefined && { threads }),
   })
   try {

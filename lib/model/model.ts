@@ -20,6 +20,8 @@ export interface LoadOptions {
   device?: string | Device
   /** CPU threads; default: what the machine allows */
   threads?: number
+  /** See DeviceOptions; for a device that is opened here */
+  dtype?: 'fp32' | 'bf16'
   /** Overrides what the folder says; needed where it says nothing */
   pooling?: Pooling
   /** Longest sequence, [CLS] and [SEP] included. Default: the folder's, at most max_position_embeddings */
@@ -298,9 +300,13 @@ interface ModelParts {
 
 /** Opens the device where a name was given, and closes it again if `work` fails. */
 async function onDevice<T>(options: LoadOptions, work: (device: Device, ownsDevice: boolean) => Promise<T>): Promise<T> {
-  const { device: given, threads } = options
+  const { device: given, threads, dtype } = options
   if (typeof given === 'object') return work(given, false)
-  const device = await openDevice({ device: given ?? 'auto', ...(threads !== undefined && { threads }) })
+  const device = await openDevice({
+    device: given ?? 'auto',
+    ...(threads !== undefined && { threads }),
+    ...(dtype !== undefined && { dtype }),
+  })
   try {
     return await work(device, true)
   } catch (error) {
