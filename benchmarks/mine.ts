@@ -39,10 +39,14 @@ const range = args.range.split('-').map(Number) as [number, number]
 /** The paper's scale of labelled data, and what the issue asks for. */
 const [MANY_QUERIES, MANY_PASSAGES] = [1e6, 1e7]
 
+type Steps = Record<'hash' | 'read' | 'keep' | 'search' | 'choose' | 'vectors', number>
+
 /** What the measured process says. */
 interface Trial {
   /** wall seconds; `vectors`, making the random vectors, is in no other step; `keep`: writing the pool's vectors; `hash`: of the files, and the end */
-  seconds: { hash: number; read: number; keep: number; search: number; choose: number; vectors: number }
+  seconds: Steps
+  /** of all threads: on a machine that others use too, what the step would take alone is this divided by the threads, where it uses them all (search) */
+  cpuSeconds: Steps
   peakBytes: number
   /** before mining */
   startBytes: number
@@ -62,23 +66,32 @@ async function main(): Promise<void> {
     const device = await openDevice({ device: 'cpu', threads: numbers.threads })
     const facts = machineFacts(device)
     device.dispose()
-    const { search, choose, read, keep } = measured.seconds
     const factor = { queries: MANY_QUERIES / numbers.queries, pool: MANY_PASSAGES / numbers.pool }
-    const gflops = (2 * numbers.queries * numbers.pool * numbers.dims) / search / 1e9
+    const flops = 2 * numbers.queries * numbers.pool * numbers.dims
+    const gflops = { measured: flops / measured.seconds.search / 1e9, perCpuSecond: flops / measured.cpuSeconds.search / 1e9 }
+    const hours = ({ read, keep, search, choose }: Steps): object => ({
+      read: (read * factor.pool) / 3600,
+      keep: (keep * factor.pool) / 3600,
+      search: (search * factor.pool * factor.queries) / 3600,
+      choose: (choose * factor.queries) / 3600,
+    })
+    const { cpuSeconds, seconds } = measured
     const projection = {
       queries: MANY_QUERIES,
       pool: MANY_PASSAGES,
-      hours: {
-        read: (read * factor.pool) / 3600,
-        keep: (keep * factor.pool) / 3600,
-        search: (search * factor.pool * factor.queries) / 3600,
-        choose: (choose * factor.queries) / 3600,
-      },
+      hoursAtThisLoad: hours(seconds),
+      hoursAlone: hours({ ...cpuSeconds, search: cpuSeconds.search / numbers.threads }),
       diskBytes: { texts: bytes.text * factor.pool, vectors: bytes.vectors * factor.pool },
       memoryBytes: memoryBound(MANY_QUERIES, MANY_PASSAGES),
-      note: 'search grows with queries x pool, the rest with one of them; encoding is not in it; memory from the formula of docs/mining.md',
+      note: 'search grows with queries x pool, the rest with one of them; encoding is not in it; alone: CPU seconds, search on all threads; memory: the formula of docs/mining.md',
     }
-    const summary = { ...measured, searchGflops: gflops, memoryBoundBytes: memoryBound(numbers.queries, numbers.pool), diskBytes: bytes }
+    const summary = {
+      ...measured,
+      searchGflops: gflops,
+      memoryBeyondStartBytes: measured.peakBytes - measured.startBytes,
+      memoryBoundBytes: memoryBound(numbers.queries, numbers.pool),
+      diskBytes: bytes,
+    }
     const settings = { ...numbers, range }
     const file = await writeResults(args.out ?? 'mine', {
       machine: { ...facts, loadAverage: { before: load, after: loadavg()[0] } },
@@ -96,13 +109,12 @@ async function main(): Promise<void> {
 /** docs/mining.md: bytes beyond Node and the addon themselves. */
 function memoryBound(queries: number, pool: number): number {
   const block = Math.min(numbers.block, queries)
-  const slots = (count: number): number => 2 ** Math.ceil(Math.log2((4 / 3) * count))
-  const tables = 12 * (2 * slots(pool) + 2 * slots(queries))
-  const perPassage = (8 + 4 + 4) * pool * 2
-  const perQuery = 5 * 4 * queries * 2
-  const rowsOfBlock = block * (2 * 4 * numbers.dims + 4 * 8 * range[1] + 4096)
-  const passageBlocks = 4 * 16_384 * 4 * numbers.dims
-  return tables + perPassage + perQuery + rowsOfBlock + passageBlocks
+  const slots = (count: number): number => 12 * 2 ** Math.ceil(Math.log2((4 / 3) * count)) * 1.5
+  const perPassage = 2 * slots(pool) + (3 * 8 + 4) * pool
+  const perQuery = 2 * slots(queries) + 8 * 8 * queries
+  const perBlock = block * (4 * 4 * numbers.dims + 6 * 8 * range[1] + 4096)
+  const perPoolBlock = 5 * 16_384 * 4 * numbers.dims
+  return perPassage + perQuery + perBlock + perPoolBlock
 }
 
 async function generate(folder: string): Promise<void> {
@@ -147,26 +159,32 @@ async function trial(folder: string): Promise<Trial> {
   const { dims } = numbers
   const device = await openDevice({ device: 'cpu', threads: numbers.threads })
   const making: Record<string, number> = { encode: 0, search: 0, choose: 0 } // random vectors, by step
+  const cpuMaking: Record<string, number> = { ...making }
   // A step lasts until another one reports.
   const seconds: Record<string, number> = { hash: 0, read: 0, encode: 0, search: 0, choose: 0 }
-  let [stage, since] = ['hash', performance.now()]
+  const cpuSeconds: Record<string, number> = { ...seconds }
+  const cpu = (): number => (process.cpuUsage().user + process.cpuUsage().system) / 1e6
+  let [stage, since, cpuSince] = ['hash', performance.now(), cpu()]
   const enter = (next: string): void => {
     const now = performance.now()
+    const cpuNow = cpu()
     seconds[stage]! += (now - since) / 1000
-    ;[stage, since] = [next, now]
+    cpuSeconds[stage]! += cpuNow - cpuSince
+    ;[stage, since, cpuSince] = [next, now, cpuNow]
   }
   const model = {
     dims,
     device,
     fingerprint: async () => 'random vectors',
     async encode(texts: readonly string[]) {
-      const start = performance.now()
+      const [start, cpuStart] = [performance.now(), cpu()]
       const data = new Float32Array(texts.length * dims)
       for (const [i, text] of texts.entries()) {
         const draw = random(text.startsWith('q') ? 2 : 3, 'vector', 0, Number.parseInt(text.slice(1), 10))
         for (let d = 0; d < dims; d++) data[i * dims + d] = draw.next() / 2 ** 31 - 1
       }
       making[stage]! += (performance.now() - start) / 1000
+      cpuMaking[stage]! += cpu() - cpuStart
       return { data }
     },
   }
@@ -186,14 +204,19 @@ async function trial(folder: string): Promise<Trial> {
   const peakBytes = process.resourceUsage().maxRSS * 1024
   device.dispose()
   const rejected = Object.fromEntries(Object.entries(result.rejected).map(([rule, { count }]) => [rule, count]))
-  const of = (step: string): number => seconds[step]! - (making[step] ?? 0)
-  const vectors = Object.values(making).reduce((a, b) => a + b)
   return {
-    seconds: { hash: of('hash'), read: of('read'), keep: of('encode'), search: of('search'), choose: of('choose'), vectors },
+    seconds: steps(seconds, making),
+    cpuSeconds: steps(cpuSeconds, cpuMaking),
     peakBytes,
     startBytes,
     result: { mined: result.mined, random: result.random, missing: result.missing, rejected },
   }
+}
+
+function steps(all: Readonly<Record<string, number>>, making: Readonly<Record<string, number>>): Steps {
+  const of = (step: string): number => all[step]! - (making[step] ?? 0)
+  const vectors = Object.values(making).reduce((a, b) => a + b)
+  return { hash: of('hash'), read: of('read'), keep: of('encode'), search: of('search'), choose: of('choose'), vectors }
 }
 
 async function cacheBytes(folder: string): Promise<number> {

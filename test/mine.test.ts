@@ -513,6 +513,16 @@ describe('bad input', () => {
     { query: 'r', pos: ['p1'] },
   ]
 
+  test('a file that changes while it is mined is refused', async () => {
+    const data = write('data.jsonl', rows)
+    const onProgress: MineOptions['onProgress'] = ({ stage, done }) => {
+      if (stage === 'encode' && done === 0) write('data.jsonl', [rows[0], { query: 'r', pos: ['p2'] }])
+    }
+    const changed = mine(named(vectors), { data, out: join(folder, 'out.jsonl'), ...ranksOnly, onProgress })
+    await expect(changed).rejects.toThrow(/data\.jsonl:2: the file must stay as it is while it is mined/)
+    expect(readdirSync(folder)).toEqual(['data.jsonl'])
+  })
+
   test('is a sentence and leaves nothing behind', async () => {
     const out = join(folder, 'out.jsonl')
     const data = write('data.jsonl', rows)

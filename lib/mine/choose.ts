@@ -1,5 +1,6 @@
 import type { PairRow } from '../data/jsonl.js'
 import { type Random, random } from '../data/random.js'
+import { BgeError } from '../errors.js'
 import type { Settings } from './options.js'
 import type { Pool } from './pool.js'
 import type { Rejected, Rule, Tally } from './tally.js'
@@ -33,8 +34,17 @@ export type ChoosingPool = Pick<Pool, 'size' | 'texts' | 'positives' | 'positive
 /** Random passages looked at for each negative that is missing, before it is given up. */
 const DRAWS = 100
 
+/** Throws ERR_BGE_DATA for a row that was not there when the pool was read. */
 export function jobOf(row: PairRow, index: number, pool: Pool): Job {
-  return { row, index, query: pool.query(row.query), self: pool.number(row.query), positives: row.pos.map(pool.number) }
+  const query = pool.query(row.query)
+  const positives = row.pos.map(pool.number)
+  if (query < 0 || positives.some((number) => number < 0)) {
+    const { file, line } = row
+    throw new BgeError('ERR_BGE_DATA', `${file}:${line}: the file must stay as it is while it is mined, but was changed`, {
+      details: { file, line },
+    })
+  }
+  return { row, index, query, self: pool.number(row.query), positives }
 }
 
 /**

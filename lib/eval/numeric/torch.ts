@@ -1,6 +1,6 @@
 /**
  * Float32 sums in the order in which torch takes them on x86-64 (its kernels have eight lanes there, also on processors with AVX-512), so that the
- * similarity that mteb asks a model for is equal bit for bit: among pairs of equal texts or equal words its rounding is the order.
+ * similarity that mteb asks a model for is equal bit for bit: among pairs of equal texts its rounding is the order.
  */
 
 const LANES = 8

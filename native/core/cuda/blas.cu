@@ -296,7 +296,9 @@ bool Blas::multiply(const GemmCall& call) {
 }
 
 // Times the first eight suggestions: one run to warm up, then the best of three, operands and result as the run before left them in the
-// second-level cache (as they are in a model). Suggestions that split the depth are left out: their sums depend on the number of rows.
+// second-level cache (as they are in a model). Suggestions that split the depth are left out where the depth is the width: an embedding must not
+// depend on the other rows of the call. A weight gradient's depth is the rows themselves, with few tiles and much depth: there a split whose
+// partial sums are added in order (scheme 2, by compute type) is allowed.
 Blas::Plan Blas::find(const BlasProduct& product, const GemmCall& c) {
   Plan best;
   Owned preference;
@@ -304,7 +306,7 @@ Blas::Plan Blas::find(const BlasProduct& product, const GemmCall& c) {
   if (!product.ready || api_->MatmulPreferenceCreate(&preference.p) != 0) return best;
   const auto set = [&](int attribute, auto value) { api_->MatmulPreferenceSetAttribute(preference.p, attribute, &value, sizeof value); };
   set(kMaxWorkspace, uint64_t{kWorkspace});
-  set(kReductionScheme, uint32_t{0});
+  set(kReductionScheme, uint32_t{c.transposeA ? 2u : 0u});
   set(kAlignmentA, alignment(c.b));
   set(kAlignmentA + 1, alignment(c.a));
   set(kAlignmentA + 2, alignment(c.d));
