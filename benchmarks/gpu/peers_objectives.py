@@ -206,7 +206,7 @@ def gradcache(sizes, device):
         parts = [slice(0, count), slice(pairs, pairs + count)]
         with autocast(device):
             value = loss([dict(input_ids=ids[part], attention_mask=mask[part]) for part in parts], None)
-        value.backward()
+            value.backward()  # the second forward pass is in there
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -25,6 +25,7 @@ def timed(sizes, device, work, events=False, before=None):
             before()
         if events:
             flush.fill_(i % 100 + 1)
+            torch.cuda._sleep(1_000_000)  # half a millisecond, in which the host gets ahead: no launch in the time that is measured
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             start.record()
             work()

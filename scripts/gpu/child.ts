@@ -30,8 +30,10 @@ export class Child {
     try {
       child.process.stdin.write(`${JSON.stringify(message)}\n`)
       const { value, done } = await Promise.race([child.lines.next(), late])
-      if (done)
-        throw new Error(`${this.#name}: the process ended: ${child.errors.trim().split('\n').slice(-3).join(' | ') || 'it said nothing'}`)
+      if (done) {
+        const said = child.errors.trim().split('\n').reverse().slice(0, 4)
+        throw new Error(`${this.#name}: the process ended: ${said.join(' | ') || 'it said nothing'}`)
+      }
       const answer = JSON.parse(value) as T & { failed?: string }
       if (answer.failed === undefined) return answer
       // A CUDA context that has seen an error may be of no more use.
