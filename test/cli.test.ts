@@ -94,7 +94,7 @@ describe('with a tiny model', () => {
     )
     expect(result).toMatchObject({ status: 0, stdout: 'mined.jsonl\n' })
     expect(result.stderr).toMatch(
-      /5 rows, 5 passages in the pool\n10 texts encoded\nnegatives: 10 mined, 0 random\nrejected candidates: 5 a positive of the query by text\na positive of the query by text: 5, of them\n {2}rows\.jsonl:\d \[rank/,
+      /5 rows, 5 passages in the pool\n10 texts encoded\nnegatives: 10 mined, 0 random\nrejected candidates: 5 a positive of the query by text\na positive of the query by text: 5, of them\n {2}\S*rows\.jsonl:\d \[rank/,
     )
     for (const line of readFileSync(join(out, 'mined.jsonl'), 'utf8').trimEnd().split('\n')) {
       const row = JSON.parse(line) as { pos: string[]; neg: string[]; id: string }

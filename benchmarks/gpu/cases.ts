@@ -162,7 +162,7 @@ export function cases(scale: 'full' | 'tiny'): Case[] {
 
   const list: Case[] = []
   const add = (name: string, sizes: Sizes, goals: readonly Goal[] = [], more: Partial<Case> = {}): void => {
-    list.push({ name, sizes, goals, turns: 'ABBA', timeout: 90, ...more })
+    list.push({ name, sizes, goals, turns: 'ABBA', timeout: 120, ...more })
   }
 
   // ---- what every share of a ceiling divides by

@@ -15,10 +15,10 @@ interface MineFlags {
   negatives: number
   sampling: 'random' | 'top' | 'pool'
   fill: 'random' | 'none'
-  maxRelative: number | null
-  margin: number | null
-  maxScore: number | null
-  minScore: number | null
+  maxRelative: number | 'none'
+  margin: number | 'none'
+  maxScore: number | 'none'
+  minScore: number | 'none'
   teacher?: string
   teacherInstruction?: string
   score?: true
@@ -49,9 +49,9 @@ export function register(program: Command): void {
     .option('--sampling <how>', 'random or top of the range; pool: anything of the pool, without a search', 'random')
     .option('--fill <how>', 'where the range leaves too few: random passages of the pool, or none', 'random')
     .option('--max-relative <share>', "reject above this share of the lowest positive's score; none: keep", numberOrNone, 0.95)
-    .option('--margin <difference>', "reject above the lowest positive's score less this", numberOrNone, null)
-    .option('--max-score <cosine>', 'reject above', numberOrNone, null)
-    .option('--min-score <cosine>', 'reject below', numberOrNone, null)
+    .option('--margin <difference>', "reject above the lowest positive's score less this", numberOrNone, 'none')
+    .option('--max-score <cosine>', 'reject above', numberOrNone, 'none')
+    .option('--min-score <cosine>', 'reject below', numberOrNone, 'none')
     .option('--teacher <dir>', 'model folder whose cosines the score rules and --score use instead')
     .option('--teacher-instruction <text>', "as --instruction, for the teacher (default: the teacher folder's)")
     .option('--score', 'write pos_scores and neg_scores for distillation')
@@ -82,6 +82,7 @@ async function run(flags: MineFlags, signal: AbortSignal): Promise<void> {
 
 function optionsOf(flags: MineFlags, teacher: BgeModel | undefined): MineOptions {
   const { data, out, pool, negatives, sampling, fill, seed, instruction, teacherInstruction, cache, block } = flags
+  const valued = (value: number | 'none'): number | null => (value === 'none' ? null : value)
   const { maxRelative, margin, maxScore, minScore } = flags
   return {
     data,
@@ -91,7 +92,7 @@ function optionsOf(flags: MineFlags, teacher: BgeModel | undefined): MineOptions
     sampling,
     fill,
     seed,
-    rules: { maxRelative, margin, maxScore, minScore },
+    rules: { maxRelative: valued(maxRelative), margin: valued(margin), maxScore: valued(maxScore), minScore: valued(minScore) },
     storage: { ...(cache !== undefined && { cache: cache === 'none' ? null : cache }), ...(block !== undefined && { block }) },
     ...(pool !== undefined && { pool }),
     ...(instruction !== undefined && { instruction }),

@@ -39,9 +39,9 @@ export function number(min: number): (value: string) => number {
   }
 }
 
-/** Parser of a number or the word `none`. */
-export function numberOrNone(value: string): number | null {
-  if (value === 'none') return null
+/** Parser of a number or the word `none` (not null, which commander would take for an option without a value). */
+export function numberOrNone(value: string): number | 'none' {
+  if (value === 'none') return value
   const parsed = Number(value)
   if (value.trim() === '' || !Number.isFinite(parsed)) throw new InvalidArgumentError("It must be a number or 'none'.")
   return parsed

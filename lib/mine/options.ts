@@ -24,7 +24,7 @@ export type MiningModel = KeptModel & { readonly device: SearchDevice & { readon
 export interface ScoreRules {
   /** at most positive - (1 - maxRelative) |positive|. Default 0.95 (NV-Retriever, arXiv 2407.15831, TopK-PercPos) */
   maxRelative?: number | null
-  /** at most positive - margin. Default null (NV-Retriever's TopK-MarginPos uses 0.05) */
+  /** at most positive - margin. Default null (NV-Retriever's TopK-MarginPos) */
   margin?: number | null
   /** default null */
   maxScore?: number | null

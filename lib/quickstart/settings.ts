@@ -21,4 +21,4 @@ export const settings: Readonly<Record<StageName, Partial<TrainConfig>>> = {
 }
 
 /** Hard negatives: the pool has some hundred passages, so the range starts and ends early. */
-export const mining = { range: [3, 40], negatives: 8, storage: { cache: null } } as const
+export const mining = { range: [3, 40], negatives: 8, rules: { maxRelative: null }, storage: { cache: null } } as const

@@ -77,7 +77,7 @@ if (flags.list) {
 const figures: Figure[] = []
 const ceiling = (name: string): number | undefined => {
   const found = figures.find((f) => f.name === 'ceilings')?.facts.peers[`bf16 ${name} TF/s`]
-  return typeof found === 'number' ? found * 1e12 : undefined
+  return typeof found === 'number' && found > 0 ? found * 1e12 : undefined
 }
 const notRun: string[] = []
 const device: Record<string, unknown> = {}

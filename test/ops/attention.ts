@@ -181,6 +181,20 @@ const CASES: readonly OpCase[] = [
   { attributes: { heads: 1, headSize: 24, lse: 1 }, lengths: [1, 3, 203], data: 'mask pruned' },
   { attributes: { heads: 2, headSize: 32, lse: 1, p: 0.1, seed: 0x123456789ab, step: 3, layer: 2, site: 1, pad: 5 }, lengths: [17, 59, 4] },
   { attributes: { heads: 1, headSize: 64, lse: 1, p: 0.1, seed: 5, step: 2, layer: 1, site: 1 }, lengths: [31, 291, 16], large: true }, // BERT's head size
+  // Sizes and strides that tensor-core kernels take, on both sides of their tiles.
+  { attributes: { heads: 3, headSize: 64, lse: 1, pad: 8 }, lengths: [1, 2, 31, 33, 65, 130], large: true },
+  {
+    attributes: { heads: 2, headSize: 64, lse: 1, p: 0.1, seed: 6, step: 1, layer: 3, site: 1, pad: 8 },
+    lengths: [16, 40, 130],
+    large: true,
+  },
+  { attributes: { heads: 1, headSize: 64, lse: 1, pad: 8 }, lengths: [30, 50, 200], data: 'mask pruned', large: true },
+  {
+    attributes: { heads: 2, headSize: 32, lse: 1, p: 0.1, seed: 8, step: 4, layer: 2, site: 1, pad: 8 },
+    lengths: [17, 59, 4, 257],
+    large: true,
+  },
+  { attributes: { heads: 1, headSize: 64, lse: 1, pad: 8 }, lengths: [59, 140], data: 'large', large: true },
   {
     attributes: { heads: 3, headSize: 16, lse: 1, p: 0.5, seed: 7, step: 1, layer: 256, site: 1 },
     lengths: [66, 1, 30],

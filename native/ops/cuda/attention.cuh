@@ -121,8 +121,8 @@ __device__ __forceinline__ void mmaPair(float (&d0)[4], float (&d1)[4], const ui
   mmaBf16(d1, a, b1);
 }
 
-// Copies rows of two matrices into two tiles (tileY null: only x), asynchronously. Tile row r belongs to group r >> rowBits, that is to head
-// firstHead + group, and is the group's row r % 2^rowBits + firstRow of the sequence; rows past `rows` and heads past `heads` become 0.
+// Copies rows of two matrices into two tiles (tileY null: only x), asynchronously. Tile row r belongs to group r >> rowBits, that is to
+// head firstHead + group, and is the group's row r % 2^rowBits + firstRow of the sequence; rows past `rows`, heads past `heads` become 0.
 // Not unrolled: addresses of many rows at a time would cost the registers that the accumulators need.
 template <int D, int kTile>
 __device__ __forceinline__ void loadTiles(char* tileX, char* tileY, const View& x, const View& y, int sequenceRow, int firstRow, int rows,

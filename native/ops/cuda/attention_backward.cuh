@@ -3,6 +3,9 @@
 // their dK and dV in registers while the queries stream by, and P^T and dS^T feed the products of dV and dK straight from registers (the
 // "register-sourced dK, dV" of FlashAttention-3). Only dQ needs other warps' dS, through shared memory. Beyond 128 keys a block walks over
 // key blocks, and the sum for dQ waits in fp32 in global memory (in the L2 cache, as a rule) for the threads that wrote it.
+//
+// Estimated from the SASS for an H200, not measured: per warp, 32 keys and 16 queries (D = 64) 80 HMMA, about 510 cycles, against 21 KiB of
+// ldmatrix, 670 cycles shared memory needs for four warps: bound by shared memory, then by the two blocks (8 warps) a multiprocessor holds.
 #pragma once
 #include <cstddef>
 

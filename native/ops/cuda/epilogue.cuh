@@ -26,10 +26,12 @@ struct Epilogue {
       if (two) to[1] = y;
       return;
     }
+    // Every index into v is a constant, or it would lie in memory.
     float v[2] = {x, y};
-    const int count = two ? 2 : 1;
-    for (int i = 0; i < count; ++i) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
       v[i] *= alpha;
+      if (i == 1 && !two) continue;
       if (bias) v[i] += bias[col + i];
       if (geluInput) v[i] *= geluGradient(toFloat(geluInput[row * geluStride + col + i]));
     }
@@ -40,11 +42,17 @@ struct Epilogue {
     }
     if (bf16Out) {
       bf16* to = static_cast<bf16*>(d) + row * stride + col;
-      if (beta != 0) for (int i = 0; i < count; ++i) v[i] += beta * toFloat(to[i]);
+      if (beta != 0) {
+        v[0] += beta * toFloat(to[0]);
+        if (two) v[1] += beta * toFloat(to[1]);
+      }
       put(to, v, two);
     } else {
       float* to = static_cast<float*>(d) + row * stride + col;
-      if (beta != 0) for (int i = 0; i < count; ++i) v[i] += beta * to[i];
+      if (beta != 0) {
+        v[0] += beta * to[0];
+        if (two) v[1] += beta * to[1];
+      }
       if (two && paired) {
         *reinterpret_cast<float2*>(to) = make_float2(v[0], v[1]);
       } else {
