@@ -1,9 +1,11 @@
 // What curation is worth: plants faults in pairs (curation-effect/dirt.ts), curates them, counts which of the planted faults went and what else went with
-// them, and trains stage 2 for the same number of steps from the same weights on the dirtied, the curated, the curated and filtered, and the original pairs.
+// them, and trains stage 2 for the same number of steps from the same weights on: the dirtied pairs; the curated ones; those that a semantic filter keeps of
+// them; the curated ones without the mismatched and dead rows that were planted, as if a perfect filter had run; and the original pairs.
 //   npm run bench -- curation-effect --pairs FILE --eval DIR --tokenizer DIR --work DIR [--rows 12000] [--steps 300] [--seeds 1,2,3] [--out NAME]
 // FILE: JSONL of {"query","pos":[one],"source"}. DIR of --eval: tasks as bge eval reads them; all of them are de-contaminated against, TASKS are scored.
-// DIR of --work: new or empty. The seed of the dirt is 1; --seeds are those of weights and training.
-import { cp, mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+// DIR of --work: new, or that of an earlier call with the same flags, which goes on there. The seed of the dirt is 1; --seeds are those of weights and training.
+import { existsSync } from 'node:fs'
+import { cp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { loadavg } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -19,7 +21,7 @@ import { train } from '../lib/train/loop.js'
 import type { MetricsRow } from '../lib/train/run_folder.js'
 import { stages } from '../lib/train/stages.js'
 import { dirty, type Pair, SHARES } from './curation-effect/dirt.js'
-import { filtering, outcomes } from './curation-effect/outcomes.js'
+import { filtering, outcomes, perfect } from './curation-effect/outcomes.js'
 import { checkoutFile, machineFacts, writeResults } from './support.js'
 
 const TASKS = [
@@ -64,17 +66,19 @@ const data = join(work, 'data')
 await mkdir(data, { recursive: true })
 const originals = await choose(pairs, Number(args.rows))
 const planted = dirty(originals, 1)
-await writeLines(join(data, 'original.jsonl'), originals)
-await writeLines(
-  join(data, 'dirty.jsonl'),
-  planted.map(({ pair }) => pair),
-)
+if (!existsSync(join(data, 'dirty.jsonl'))) {
+  await writeLines(join(data, 'original.jsonl'), originals)
+  await writeLines(
+    join(data, 'dirty.jsonl'),
+    planted.map(({ pair }) => pair),
+  )
+}
 const recipe = await readRecipe(checkoutFile('benchmarks/curation-effect/recipe.json'), { root: data })
 const curated = join(work, 'curated')
 await curate(recipe, { out: curated, decontaminate: [evaluation], tokenizer: tokenizerDir })
 const faults = await outcomes(recipe, data, curated, originals, planted)
 console.table(faults.kinds)
-console.log(JSON.stringify(faults))
+await writeLines(join(data, 'perfect.jsonl'), await perfect(curated, planted))
 
 interface Arm {
   readonly seed: number
@@ -82,12 +86,22 @@ interface Arm {
   readonly rows: number
   readonly epochs: number
   /** mean of the last 20 steps; of different data, so not to be compared between arms */
-  readonly loss: number
+  readonly loss: number | null
   readonly minutes: number
   /** x100 */
   readonly scores: Readonly<Record<string, number>>
 }
+const settings = {
+  originals: originals.length,
+  dirtied: planted.length,
+  shares: SHARES,
+  steps,
+  ...TRAINING,
+  keepRate: KEEP_RATE,
+  maxLength: 64,
+}
 const arms: Arm[] = []
+const finished = await earlier()
 const filters: object[] = []
 const device = await openDevice({ device: 'cpu' })
 const machine = machineFacts(device)
@@ -99,35 +113,39 @@ for (const seed of args.seeds.split(',').map(Number)) {
   const { vocabSize } = await Tokenizer.load(tokenizerDir)
   const fresh = await BgeModel.createNew({ config: modelConfig(vocabSize), tokenizerDir, seed, device: 'cpu' })
   await fresh.save(initial).finally(() => fresh.dispose())
-  await note({ seed, arm: 'untrained', rows: 0, epochs: 0, loss: Number.NaN, minutes: 0, scores: await score(initial) })
+  await arm(seed, 'untrained', async () => ({ rows: 0, epochs: 0, loss: null, minutes: 0, scores: await score(initial) }))
   await run(seed, 'dirtied', join(data, 'dirty.jsonl'))
   const model = await run(seed, 'curated', join(curated, 'data'))
 
   const filtered = join(place, 'filtered-data')
-  await cp(curated, filtered, { recursive: true }) // its finished stages are found there
+  if (!existsSync(filtered)) await cp(curated, filtered, { recursive: true }) // its finished stages are found there
   await curate({ ...recipe, semantic: { model, keepRate: KEEP_RATE } }, { out: filtered, decontaminate: [evaluation] })
   filters.push({ seed, ...(await filtering(filtered, planted)) })
-  console.log(JSON.stringify(filters.at(-1)))
   await run(seed, 'curated and filtered', join(filtered, 'data'))
+  await run(seed, 'curated, perfect filter', join(data, 'perfect.jsonl'))
   await run(seed, 'original', join(data, 'original.jsonl'))
 }
 
-async function run(seed: number, arm: string, file: string): Promise<string> {
-  const start = performance.now()
-  const losses: number[] = []
+/** Trains and scores an arm; returns its model folder. */
+async function run(seed: number, name: string, file: string): Promise<string> {
   const place = join(work!, `seed-${seed}`)
-  const { model } = await train(stages.contrastive, {
-    model: join(place, 'init'),
-    data: [file],
-    out: join(place, arm.replaceAll(' ', '-')),
-    config: { ...TRAINING, steps, seed },
-    hooks: { onStep: ({ loss }: MetricsRow) => void losses.push(loss) },
+  const out = join(place, name.replaceAll(/\W+/g, '-'))
+  await arm(seed, name, async () => {
+    const start = performance.now()
+    const losses: number[] = []
+    await rm(out, { recursive: true, force: true }) // of a call that was stopped
+    const { model } = await train(stages.contrastive, {
+      model: join(place, 'init'),
+      data: [file],
+      out,
+      config: { ...TRAINING, steps, seed },
+      hooks: { onStep: ({ loss }: MetricsRow) => void losses.push(loss) },
+    })
+    const minutes = (performance.now() - start) / 60_000
+    const rows = await countRows(file)
+    return { rows, epochs: (steps * TRAINING.batchSize) / rows, loss: mean(losses.slice(-20)), minutes, scores: await score(model) }
   })
-  const minutes = (performance.now() - start) / 60_000
-  const rows = await countRows(file)
-  const loss = mean(losses.slice(-20))
-  await note({ seed, arm, rows, epochs: (steps * TRAINING.batchSize) / rows, loss, minutes, scores: await score(model) })
-  return model
+  return join(out, 'model')
 }
 
 async function score(directory: string): Promise<Record<string, number>> {
@@ -144,24 +162,27 @@ async function score(directory: string): Promise<Record<string, number>> {
   }
 }
 
-/** Prints an arm, and writes what there is so far. */
-async function note(arm: Arm): Promise<void> {
-  arms.push(arm)
-  const rounded = Object.entries(arm.scores).map(([task, value]) => `${task} ${value.toFixed(1)}`)
+/** Does an arm, or takes it from an earlier call; prints it, and writes what there is so far. */
+async function arm(seed: number, name: string, make: () => Promise<Omit<Arm, 'seed' | 'arm'>>): Promise<void> {
+  const done = finished.find((one) => one.seed === seed && one.arm === name) ?? { seed, arm: name, ...(await make()) }
+  arms.push(done)
+  const scores = Object.entries(done.scores).map(([task, value]) => `${task} ${value.toFixed(1)}`)
   console.log(
-    `seed ${arm.seed}, ${arm.arm}: ${arm.rows} rows, ${arm.minutes.toFixed(1)} min, loss ${arm.loss.toFixed(2)}: ${rounded.join(', ')}`,
+    `seed ${seed}, ${name}: ${done.rows} rows, ${done.minutes.toFixed(1)} min, loss ${done.loss?.toFixed(2)}: ${scores.join(', ')}`,
   )
-  if (!args.out) return
-  const settings = {
-    originals: originals.length,
-    dirtied: planted.length,
-    shares: SHARES,
-    steps,
-    ...TRAINING,
-    keepRate: KEEP_RATE,
-    maxLength: 64,
-  }
-  await writeResults(args.out, { machine, loadAverage: loadavg()[0], settings, faults, filters, arms })
+  await writeFile(finishedFile(), JSON.stringify({ settings, arms: [...arms, ...finished.filter((one) => !arms.includes(one))] }))
+  if (args.out) await writeResults(args.out, { machine, loadAverage: loadavg()[0], settings, faults, filters, arms })
+}
+
+async function earlier(): Promise<Arm[]> {
+  if (!existsSync(finishedFile())) return []
+  const found = JSON.parse(await readFile(finishedFile(), 'utf8')) as { settings: object; arms: Arm[] }
+  if (JSON.stringify(found.settings) !== JSON.stringify(settings)) throw new Error(`${work} holds a run with other settings`)
+  return found.arms
+}
+
+function finishedFile(): string {
+  return join(work!, 'arms.json')
 }
 
 /** Some rows of a file, in its order, chosen by seed. */

@@ -65,7 +65,7 @@ export async function outcomes(
     for (const text of texts ?? []) {
       const tally = ((added[kind] ??= {})[kind === 'personal' ? form(text) : text] ??= [0, 0])
       tally[0]++
-      if (!row?.pos[0]!.includes(text)) tally[1]++
+      if (row === undefined || !row.pos[0]!.includes(text)) tally[1]++
     }
     if (kind === 'exact' || kind === 'near') {
       ;(excess[kind] ??= new Set()).add(origin)
@@ -82,6 +82,13 @@ export async function outcomes(
   const [wrong, dropped] = [lost.clean + lost.dedup + lost.decontaminate, planted.length - survivors.size]
   lost.share = wrong / lost.rows
   return { kinds, added, lost, precision: (dropped - wrong) / dropped }
+}
+
+/** What a curation would have left if it had known the rows whose passage is not that of the query. */
+export async function perfect(out: string, planted: readonly DirtyRow[]): Promise<Pick<Row, 'query' | 'pos'>[]> {
+  const rows = [...(await rowsOf(join(out, 'work', STEPS.decontaminate)))]
+  const right = rows.filter(([i]) => planted[i]!.kind !== 'mismatched' && planted[i]!.kind !== 'dead')
+  return right.map(([, { query, pos }]) => ({ query, pos }))
 }
 
 /** 138 1234 5678 -> 000 0000 0000 */

@@ -1,10 +1,12 @@
 import { readFile } from 'node:fs/promises'
-import { type Command, Option } from 'commander'
+import { type Command, InvalidArgumentError, Option } from 'commander'
 import { BgeError, isAbort } from '../errors.js'
 import { evaluate } from '../eval/evaluate.js'
 import type { BgeModel } from '../model/model.js'
 import { type ConfigSource, mergeConfig, parseAssignment, type StageName, type TrainConfig } from '../train/config.js'
-import { train } from '../train/loop.js'
+import { type TrainOptions, train } from '../train/loop.js'
+import { formatBytes } from '../train/plan.js'
+import { planTraining, type TrainingPlan } from '../train/plan_run.js'
 import { createProgress, type Progress } from '../train/progress.js'
 import { stages } from '../train/stages.js'
 import { interruptible } from './interrupt.js'
@@ -21,6 +23,8 @@ interface TrainFlags {
   dev?: string
   devTasks: string[]
   resume?: true
+  plan?: true
+  memoryLimit?: number
 }
 
 const descriptions: Readonly<Record<StageName, string>> = {
@@ -53,13 +57,14 @@ export function register(program: Command): void {
       )
       .option('--dev-tasks <names>', 'comma-separated tasks of --dev', list, ['all'])
       .option('--resume', 'continue from the newest checkpoint in --out')
-      .action((flags: TrainFlags) => run(name, flags))
+      .option('--plan', 'print memory, largest batch and step time of this run, then exit: nothing is trained, --out is not touched')
+      .option('--memory-limit <size>', 'memory of the device that the run may use, as in 8GiB; default: what is free', memorySize)
+      .action((flags: TrainFlags) => (flags.plan ? plan(name, flags) : run(name, flags)))
   }
 }
 
 async function run(name: StageName, flags: TrainFlags): Promise<void> {
-  const { config, unused } = mergeConfig(name, await sources(flags))
-  for (const key of unused) process.stderr.write(`note: ${key} is not used by ${name}\n`)
+  const config = await configuration(name, flags)
   let progress: Progress | undefined
   try {
     const result = await interruptible((signal) => {
@@ -67,12 +72,8 @@ async function run(name: StageName, flags: TrainFlags): Promise<void> {
         progress?.note('stopping: the last complete step will be saved; press Ctrl-C again to leave at once'),
       )
       return train(stages[name], {
-        model: flags.model,
-        ...(flags.pooling && { pooling: flags.pooling }),
-        data: flags.data,
-        out: flags.out,
+        ...trainOptions(flags),
         config,
-        resume: flags.resume ? 'continue' : 'never',
         signal,
         hooks: {
           onStart: ({ config: effective, step, totalSteps, device }) => {
@@ -101,11 +102,77 @@ async function run(name: StageName, flags: TrainFlags): Promise<void> {
   }
 }
 
+function trainOptions({ model, pooling, data, out, resume, memoryLimit }: TrainFlags): Omit<TrainOptions, 'config'> {
+  return {
+    model,
+    ...(pooling && { pooling }),
+    data,
+    out,
+    resume: resume ? 'continue' : 'never',
+    ...(memoryLimit !== undefined && { memoryLimit }),
+  }
+}
+
+async function configuration(name: StageName, flags: TrainFlags): Promise<Partial<TrainConfig>> {
+  const { config, unused } = mergeConfig(name, await sources(flags))
+  for (const key of unused) process.stderr.write(`note: ${key} is not used by ${name}\n`)
+  return config
+}
+
+async function plan(name: StageName, flags: TrainFlags): Promise<void> {
+  const config = await configuration(name, flags)
+  const found = await interruptible((signal) => planTraining(stages[name], { ...trainOptions(flags), config, signal }))
+  process.stdout.write(planTable(name, found))
+}
+
+/** The plan as lines of a name and what it is. */
+function planTable(name: StageName, plan: TrainingPlan): string {
+  const { memory, needed, limit, largest, all, probe, batchSize } = plan
+  const count = (n: number): string => n.toLocaleString('en')
+  const most = (value: number | undefined, isAll: boolean | undefined, what: string): string =>
+    value === undefined ? 'unknown: give --memory-limit' : value === 0 ? 'none fits' : `${count(value)}${isAll ? ` (${what})` : ''}`
+  const rows: [string, string][] = [
+    ['weights', formatBytes(memory.weights)],
+    ['  copies to multiply with', formatBytes(memory.weightCopies)],
+    ['gradients', formatBytes(memory.gradients)],
+    ['optimizer state', formatBytes(memory.optimizer)],
+    ['activations', `${formatBytes(memory.activations)} (one micro-batch)`],
+    ['embedding cache', formatBytes(memory.embeddingCache)],
+    ['workspace', formatBytes(memory.workspace)],
+    ['total', `${formatBytes(memory.total)}, reserved ${formatBytes(memory.held)} at most`],
+    [
+      'limit',
+      limit === undefined
+        ? 'unknown'
+        : `${formatBytes(limit)}: ${plan.fits ? 'fits' : `does not fit, ${formatBytes(needed - limit)} too much`}`,
+    ],
+    ['largest batchSize', most(largest?.batchSize, all.batchSize, 'all rows')],
+    ['largest microBatchTokens', most(largest?.microBatchTokens, all.microBatchTokens, 'the whole batch')],
+  ]
+  if (probe) {
+    const part = probe.rows < batchSize ? `, from ${count(probe.rows)} of ${count(batchSize)} rows` : ''
+    rows.push(['expected step', `${probe.stepSeconds.toPrecision(3)} s, ${count(Math.round(probe.tokensPerSecond))} tokens/s${part}`])
+  }
+  const width = Math.max(...rows.map(([title]) => title.length)) + 2
+  const head = `${name} on ${plan.device}: batchSize ${count(batchSize)}, microBatchTokens ${count(plan.microBatchTokens)}`
+  return `${[head, ...rows.map(([title, value]) => `  ${title.padEnd(width)}${value}`)].join('\n')}\n`
+}
+
+/** Parser of an amount of memory: a number with GiB, MiB, KiB, GB, MB, kB or nothing (bytes). */
+function memorySize(value: string): number {
+  const match = /^(\d+(?:\.\d+)?) ?(GiB|MiB|KiB|GB|MB|kB)?$/i.exec(value)
+  const units: Readonly<Record<string, number>> = { gib: 2 ** 30, mib: 2 ** 20, kib: 2 ** 10, gb: 1e9, mb: 1e6, kb: 1e3 }
+  const bytes = match ? Math.floor(Number(match[1]) * (match[2] ? units[match[2].toLowerCase()]! : 1)) : 0
+  if (!(bytes > 0)) throw new InvalidArgumentError('It must be an amount of memory, as in 8GiB.')
+  return bytes
+}
+
 /** Everything that the run folder does not know: config.json holds the configuration. */
-function resumeCommand(name: StageName, { model, data, out, pooling, dev, devTasks }: TrainFlags): string {
+function resumeCommand(name: StageName, { model, data, out, pooling, dev, devTasks, memoryLimit }: TrainFlags): string {
   const words = [`bge ${name} --model`, model, '--data', ...data, '--out', out]
   if (pooling) words.push('--pooling', pooling)
   if (dev !== undefined) words.push('--dev', dev, '--dev-tasks', devTasks.join(','))
+  if (memoryLimit !== undefined) words.push('--memory-limit', String(memoryLimit))
   return [...words, '--resume'].join(' ')
 }
 

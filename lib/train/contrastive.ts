@@ -67,6 +67,7 @@ async function openPairs({ model, files, config }: StageContext): Promise<StageR
   return {
     modules: { encoder },
     sources: config.sameSource ? data.sources : [{ name: 'the data', start: 0, end: data.rows.length }],
+    positives: data.queries.reduce((most, _, query) => Math.max(most, data.positives(query).length), 0),
     truncation: () => ({
       texts: queryTokens.stats.texts + passageTokens.stats.texts,
       truncated: queryTokens.stats.truncated + passageTokens.stats.truncated,

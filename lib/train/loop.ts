@@ -5,13 +5,15 @@ import { BgeError } from '../errors.js'
 import type { Pooling } from '../model/config.js'
 import { BgeModel } from '../model/model.js'
 import { loadCheckpoint, newestCheckpoint, type RunState, writeCheckpoint } from './checkpoint.js'
-import { mergeConfig, type TrainConfig } from './config.js'
+import { mergeConfig, type StageName, type TrainConfig } from './config.js'
+import { detectedLimit, type PlanRequest, planMemory, requireFit } from './plan.js'
 import {
   appendMetrics,
   createRunFolder,
   type MetricsRow,
   requireEmpty,
   resumedConfig,
+  type RunIdentity,
   runHash,
   runIdentity,
   sync,
@@ -33,6 +35,8 @@ export interface TrainOptions {
   config?: Partial<TrainConfig>
   /** 'never' (default) starts a new run; 'continue' goes on with the one in `out`, bit for bit as if it had never stopped */
   resume?: 'never' | 'continue'
+  /** bytes of device memory that the run may use; default: what the CPU's machine or container has free, no limit on CUDA */
+  memoryLimit?: number
   hooks?: TrainHooks
   /** An abort finishes the micro-batch, writes a checkpoint of the last complete step and throws the signal's reason. */
   signal?: AbortSignal
@@ -64,34 +68,20 @@ export interface TrainResult {
  * Trains one stage: THE loop. Everything that decides the numbers is in (model, data, config); the plan of an epoch, its positives,
  * negatives and masks are functions of (seed, epoch, row), dropout of (seed, step).
  *
- * Errors: ERR_BGE_CONFIG, ERR_BGE_DATA, ERR_BGE_RESUME, ERR_BGE_NOTHING_TO_LEARN before the first step; ERR_BGE_NON_FINITE for a loss
- * or gradient that is not finite (the message names the step and the last good checkpoint, which is kept); ERR_BGE_SAVE.
+ * Errors: ERR_BGE_CONFIG, ERR_BGE_DATA, ERR_BGE_RESUME, ERR_BGE_NOTHING_TO_LEARN, and ERR_BGE_OOM for a run whose memory plan (docs/recipe.md 5)
+ * exceeds the limit, before the first step; ERR_BGE_NON_FINITE for a loss or gradient that is not finite (the message names the step and the last
+ * good checkpoint, which is kept); ERR_BGE_SAVE.
  */
 export async function train<Batch>(stage: Stage<Batch>, options: TrainOptions): Promise<TrainResult> {
   const { out, signal, hooks = {} } = options
   const resume = options.resume === 'continue'
-  const { config: given } = mergeConfig(stage.name, [{ origin: 'config', values: options.config ?? {} }])
   if (!resume) await requireEmpty(out)
-  const files = await dataFiles(options.data)
-  const identity = await runIdentity(stage.name, options, files)
-  const settings = resume ? await resumedConfig(out, identity, given, stage.defaults) : { ...stage.defaults, ...given }
-  const { device, threads, dropout } = settings
-  const model = await BgeModel.load(options.model, {
-    device,
-    ...(threads > 0 && { threads }),
-    ...(dropout !== null && { dropout }),
-    ...(options.pooling && { pooling: options.pooling }),
-  })
+  const { model, run, config, identity } = await openRun(stage, options)
   try {
-    if (model.tokenizer.padId !== 0) {
-      throw new BgeError(
-        'ERR_BGE_MODEL_FORMAT',
-        `${options.model}: [PAD] must be token 0 for training, where row 0 of the embeddings is not trained, but is token ${model.tokenizer.padId}`,
-      )
-    }
-    const config: TrainConfig = { learningRate: stage.learningRate(model.encoder.config.hidden), ...settings }
-    const run = await stage.open({ model, files, config })
     const perEpoch = batchesPerEpoch(run.sources, config.batchSize)
+    const request = planRequest(stage.name, model, run, config)
+    const limit = options.memoryLimit ?? detectedLimit(model.device)
+    if (limit !== undefined) requireFit(request, planMemory(request), limit)
     const totalSteps = config.steps || Math.ceil(config.epochs * perEpoch)
     const warmup = warmupSteps(totalSteps, config.warmupRatio)
     const adamW = model.device.adamW(Object.values(run.modules), { weightDecay: config.weightDecay })
@@ -166,6 +156,60 @@ export async function train<Batch>(stage: Stage<Batch>, options: TrainOptions): 
     return { steps: state.step, model: trained, ...(best && { best }), truncation: run.truncation() }
   } finally {
     model.dispose()
+  }
+}
+
+/** What a run is made of, before anything of it is written. `model` is the caller's to dispose. */
+export interface OpenRun<Batch> {
+  readonly model: BgeModel
+  readonly run: StageRun<Batch>
+  readonly config: TrainConfig
+  readonly identity: RunIdentity
+}
+
+/** Loads the model and opens the stage with the effective configuration; to resume, with that of the run folder. */
+export async function openRun<Batch>(stage: Stage<Batch>, options: TrainOptions): Promise<OpenRun<Batch>> {
+  const { config: given } = mergeConfig(stage.name, [{ origin: 'config', values: options.config ?? {} }])
+  const files = await dataFiles(options.data)
+  const identity = await runIdentity(stage.name, options, files)
+  const resume = options.resume === 'continue'
+  const settings = resume ? await resumedConfig(options.out, identity, given, stage.defaults) : { ...stage.defaults, ...given }
+  const { device, threads, dropout } = settings
+  const model = await BgeModel.load(options.model, {
+    device,
+    ...(threads > 0 && { threads }),
+    ...(dropout !== null && { dropout }),
+    ...(options.pooling && { pooling: options.pooling }),
+  })
+  try {
+    if (model.tokenizer.padId !== 0) {
+      throw new BgeError(
+        'ERR_BGE_MODEL_FORMAT',
+        `${options.model}: [PAD] must be token 0 for training, where row 0 of the embeddings is not trained, but is token ${model.tokenizer.padId}`,
+      )
+    }
+    const config: TrainConfig = { learningRate: stage.learningRate(model.encoder.config.hidden), ...settings }
+    return { model, run: await stage.open({ model, files, config }), config, identity }
+  } catch (error) {
+    model.dispose()
+    throw error
+  }
+}
+
+/** What the memory plan of an open run depends on. */
+export function planRequest(
+  stage: StageName,
+  model: BgeModel,
+  run: Pick<StageRun, 'modules' | 'positives'>,
+  config: TrainConfig,
+): PlanRequest {
+  return {
+    stage,
+    config,
+    model: model.encoder.config,
+    modules: Object.values(run.modules).map((module) => module.parameters.list),
+    device: model.device,
+    positives: run.positives ?? 0,
   }
 }
 

@@ -26,6 +26,8 @@ export interface StageRun<Batch = unknown> {
   readonly modules: Readonly<Record<string, Encoder | MlmHead | EnhancedDecoder>>
   /** rows that batches are made of, for the plan */
   readonly sources: readonly Source[]
+  /** the most positives that are listed for one query, for the memory plan; absent: none */
+  readonly positives?: number
   /** texts tokenized so far, and how many of them were cut */
   readonly truncation: () => { texts: number; truncated: number }
   /** Tokenizes and collates a batch; a pure function of (rows, epoch) and the seed. */

@@ -1,0 +1,165 @@
+/** Type of a matrix that an operation reads: a hidden state in the device's own type, or float32 */
+export type Stored = 'hidden' | 'float'
+
+/**
+ * Workspace that a device's operations take, as lists of bytes that are held together while the operation runs: native/ops/*.cc for the CPU,
+ * native/ops/*.cu for CUDA. An operation that is not here takes none.
+ */
+export interface OpMemory {
+  /** bytes of one value of a hidden state: 4 on the CPU, 2 on CUDA */
+  readonly hiddenBytes: 2 | 4
+  /** a block's size on the device is a multiple of this */
+  readonly rounding: number
+  /** released bytes that the device keeps for the next request */
+  readonly kept: number
+  /** bytes of the copies of a weight (out, in) that the device keeps to multiply with */
+  weightCopies(out: number, input: number): number
+  /** (rows, input) -> (rows, out) */
+  linear(rows: number, out: number, input: number, x: Stored): number[]
+  linearBackwardInput(rows: number, out: number, input: number, dOut: Stored): number[]
+  linearBackwardWeight(rows: number, out: number, input: number, dOut: Stored, x: Stored): number[]
+  /** c (rows, cols) = a b over `depth`, all float32 */
+  matmul(rows: number, cols: number, depth: number, a: 'plain' | 'transposed'): number[]
+  attention(call: AttentionShape): number[]
+  attentionBackward(call: AttentionShape): number[]
+  layerNormBackward(rows: number, cols: number): number[]
+  embeddingBackward(rows: number, cols: number): number[]
+  crossEntropy(rows: number): number[]
+  /** of `rows` rows of scores whose groups hold `groupSize` */
+  contrastive(rows: number, groupSize: number): number[]
+  squaredNorm(values: number): number[]
+}
+
+export interface AttentionShape {
+  /** rows of queries, sequences, longest sequence of keys */
+  readonly queries: number
+  readonly sequences: number
+  readonly longest: number
+  readonly heads: number
+  /** columns of a head */
+  readonly size: number
+}
+
+const ceil = (n: number, m: number): number => Math.ceil(n / m)
+const roundUp = (n: number, m: number): number => ceil(n, m) * m
+const F32 = 4
+
+// native/ops/cpu/matmul.inl: rows of a register tile, columns of a panel, bytes of A in the second-level cache
+const INSTRUCTION_SETS: Readonly<Record<string, { tile: number; panel: number; block: number }>> = {
+  avx512: { tile: 6, panel: 64, block: 384 << 10 },
+  avx2: { tile: 6, panel: 16, block: 192 << 10 },
+  base: process.arch === 'arm64' ? { tile: 6, panel: 16, block: 192 << 10 } : { tile: 4, panel: 8, block: 192 << 10 },
+}
+
+/**
+ * The CPU's operations.
+ * @param description the device's, `cpu avx512, 2 threads`: the panels of a product depend on both
+ * @param shapes 'known': what exactly these shapes take. 'most': what these or any smaller ones may take (cutting a product into tasks is not
+ *   monotone in its rows)
+ */
+export function cpuOps(description: string, shapes: 'known' | 'most'): OpMemory {
+  const found = /^cpu (\w+), (\d+) thread/.exec(description)
+  const isa = INSTRUCTION_SETS[found?.[1] ?? '']
+  if (!found || !isa) throw new Error(`unknown CPU device: ${description}`)
+  const threads = Number(found[2])
+  const { tile, panel } = isa
+  const depthBlock = 512 // kDepth
+  const tileGap = 16 // kTileGap
+  const taskRows = 8 * tile
+  const padded = (cols: number): number => roundUp(cols, panel)
+
+  /** Rows of a task of multiplyManyRows: Grid of matmul.cc. `transposed`: manyRows. */
+  const rowsOfTask = (rows: number, depth: number, transposed: boolean): number => {
+    const most = Math.max(Math.floor(Math.floor(isa.block / (F32 * depth)) / tile), 1) * tile
+    const wanted = threads === 1 ? 1 : threads * 8
+    let tasks = ceil(rows, most)
+    if (transposed) tasks = Math.max(tasks, Math.min(wanted, ceil(rows, taskRows)))
+    if (tasks > 1 && tasks < wanted) tasks = Math.min(roundUp(tasks, threads), ceil(rows, tile))
+    return roundUp(ceil(rows, tasks), tile)
+  }
+  /** multiplyManyRows: B's panels, and for a transposed A each thread's tiles of it */
+  const manyRows = (rows: number, cols: number, depth: number, transposed: boolean): number[] => {
+    const block = Math.max(Math.min(depth, depthBlock), 1)
+    let each = 0
+    if (transposed && shapes === 'known') each = (rowsOfTask(rows, block, true) / tile) * (block * tile + tileGap)
+    // A task's rows fill at most the block of cache, or are one tile, and there are no more of them than rows.
+    else if (transposed) each = Math.max(isa.block / F32, tile * block) + tileGap * ceil(rows, tile)
+    return [padded(cols) * block * F32, each * threads * F32]
+  }
+  const heads = (floats: number): number[] => [roundUp(floats, 16) * threads * F32]
+  const keysAndValues = ({ longest, size }: AttentionShape): [byKey: number, bySize: number, scores: number] => [
+    padded(longest) * size,
+    padded(size) * longest,
+    padded(longest),
+  ]
+  /** ColumnSumChunks of row_tasks.h. `most`: of this or fewer rows */
+  const chunks = (rows: number): number => {
+    if (shapes === 'most') return Math.min(ceil(rows, 32), 256)
+    return ceil(rows, Math.max(32, ceil(rows, 256)))
+  }
+  return {
+    hiddenBytes: F32,
+    rounding: 1,
+    kept: 0,
+    weightCopies: (out, input) => (padded(out) * input + padded(input) * out) * F32,
+    linear: () => [],
+    linearBackwardInput: () => [],
+    linearBackwardWeight: (rows, out, input) => (rows === 0 ? [] : manyRows(out, input, rows, true)),
+    matmul: (rows, cols, depth, a) => {
+      const few = [panel * Math.max(Math.min(depth, depthBlock), 1) * threads * F32]
+      if (a === 'plain' && rows <= 512) return few
+      return manyRows(rows, cols, depth, a === 'transposed')
+    },
+    attention: (call) => {
+      const [byKey, bySize, scores] = keysAndValues(call)
+      return heads(byKey + bySize + 2 * tile * scores)
+    },
+    attentionBackward: (call) => {
+      const [byKey, bySize, scores] = keysAndValues(call)
+      return heads(2 * byKey + bySize + 16 * tile * (scores + padded(call.size)))
+    },
+    layerNormBackward: (rows, cols) => [chunks(rows) * 2 * cols * F32],
+    embeddingBackward: (rows, cols) => [chunks(rows) * 3 * cols * F32, rows * cols * F32, chunks(rows) * cols * F32],
+    crossEntropy: (rows) => [rows * 16],
+    contrastive: (rows, groupSize) => [rows * 24, rows * 2 * groupSize * 8],
+    squaredNorm: (values) => [ceil(values, 32768) * 8],
+  }
+}
+
+/** CUDA's operations: what they take at most, whatever the GPU and whether cuBLASLt is there. */
+export function cudaOps(): OpMemory {
+  const BF16 = 2
+  const asBf16 = (rows: number, cols: number, type: Stored): number[] => (type === 'float' ? [rows * cols * BF16] : [])
+  // cuBLASLt's workspace, and when algorithms are timed a copy of what is added to. The parts of an own product that is cut by depth are fewer:
+  // at most two tiles of 128 x 128 for each multiprocessor.
+  const product = (rows: number, cols: number): number[] => [rows * cols * F32, 32 << 20]
+  const partials = (rows: number, cols: number, kinds: number): number[] => [Math.min(132 * 16, ceil(rows, 2)) * kinds * cols * F32]
+  return {
+    hiddenBytes: BF16,
+    rounding: 512,
+    kept: 256 << 20,
+    weightCopies: (out, input) => out * input * BF16,
+    linear: (rows, out, input, x) => [...asBf16(rows, input, x), ...product(rows, out)],
+    linearBackwardInput: (rows, out, input, dOut) => [...asBf16(rows, out, dOut), ...product(rows, input)],
+    linearBackwardWeight: (rows, out, input, dOut, x) => [
+      Math.min(176, ceil(rows, 64)) * out * F32,
+      ...asBf16(rows, out, dOut),
+      ...asBf16(rows, input, x),
+      ...product(out, input),
+    ],
+    matmul: () => [],
+    attention: () => [],
+    attentionBackward: ({ queries, sequences, heads, size }) => [
+      heads * queries * F32,
+      heads * (Math.floor(queries / 16) + sequences) * 16 * size * F32,
+    ],
+    layerNormBackward: (rows, cols) => partials(rows, cols, 2),
+    embeddingBackward: (rows, cols) => {
+      const tiles = 2 * ceil(rows, 32) * cols * F32 // heads and tails of runs, for words and positions
+      return [rows * cols * F32, ...partials(rows, cols, 3), ...Array(4).fill(2 * rows * 4), 2 * 256 * ceil(rows, 2048) * 4, tiles, tiles]
+    },
+    crossEntropy: (rows) => [rows * 32],
+    contrastive: (rows, groupSize) => [rows * 24, rows * groupSize * 8, rows * groupSize * 8],
+    squaredNorm: (values) => [ceil(values, 32768) * 8],
+  }
+}
