@@ -114,8 +114,24 @@ export interface ContrastiveOptions {
   temperature: number
   /** G: passages per query, the positive first. Default 1 */
   groupSize?: number
-  /** 'batch': every passage of the batch is a candidate (default); 'group': only the query's own group */
-  candidates?: 'batch' | 'group'
+  /**
+   * 'batch': every passage of the batch is a candidate (default); 'source': those of queries with the same `sourceIds`; 'group': only the
+   * query's own group
+   */
+  candidates?: 'batch' | 'source' | 'group'
+  /** (B) of 'source': where each query and its group come from */
+  sourceIds?: Int32Array
+  /**
+   * 'symmetric': the InfoNCE term is the mean of query to passage and of passage to query, in which each of the B positives looks for its
+   * query among the B queries; hard negatives take part in the first alone. Not with 'group'. Default 'query-to-passage'
+   */
+  direction?: 'query-to-passage' | 'symmetric'
+  /**
+   * Self-guided removal: negatives whose inner product with the query is above the positive's by more than `falseNegativeMargin` (needed,
+   * -2..2) are no candidates; without gradient. 'in-batch': other queries' passages; 'all': the own group's negatives too. Default: none
+   */
+  falseNegatives?: 'in-batch' | 'all'
+  falseNegativeMargin?: number
   /** Weight of the InfoNCE term. Default 1 */
   infoNce?: number
   /** Distillation towards `teacher` (recipe.md 3.2); weights 1:1 with InfoNCE for kl_div, alone for m3_kd_loss */
@@ -138,8 +154,10 @@ export interface ContrastiveResult {
   loss: number
   /** share of queries whose positive scores highest among the unmasked candidates, 0..1 */
   accuracy: number
-  /** candidates removed by identity */
+  /** candidates removed by identity; query to passage, as accuracy is */
   masked: number
+  /** candidates removed by their score (`falseNegatives`), identity aside; query to passage */
+  falseNegatives: number
   dQ: Tensor
   dP: Tensor
 }

@@ -12,8 +12,11 @@ import { decompress } from 'fzstd'
 /** Architectures of a release: CMakeLists.txt. */
 const RELEASE = ['80', '86', '89', '90a']
 const RELEASE_PTX = '120'
-/** Slow paths for cases that BERT models do not have, which may use local memory. */
-const COLD = ['generalForward', 'generalBackward']
+/**
+ * What may use local memory: slow paths for cases that BERT models do not have, and contrastiveKernel, where one thread of a row does the own
+ * group in double (a division is a function call there, with two registers saved around it).
+ */
+const COLD = ['generalForward', 'generalBackward', 'contrastiveKernel']
 /** Part of a kernel's name: it must have instructions of the tensor cores. */
 const TENSOR = ['gemmBf16', 'forwardKernel', 'backwardKernel']
 

@@ -237,6 +237,7 @@ describe('configuration', () => {
   it('refuses unknown keys with a suggestion and the place', () => {
     expect(() => merge({ learning_rate: 1 })).toThrow('"learning_rate" is not a configuration key (--set); did you mean learningRate?')
     expect(() => merge({ batchsize: 1 }, 'file c.json')).toThrow('(file c.json); did you mean batchSize?')
+    expect(() => merge({ false_negative: 'all' })).toThrow('did you mean falseNegatives?')
     expect(() => merge({ colour: 1 })).toThrow('known keys: steps, epochs')
   })
 
@@ -246,6 +247,10 @@ describe('configuration', () => {
     ['temperature', 20, 'temperature must be a number from 0.0001 to 1'],
     ['dropout', 1, 'dropout must be a number from 0 to below 1'],
     ['dtype', 'bf16', 'dtype must be \'fp32\', the only type that training computes in so far, but was "bf16"'],
+    ['candidates', 'sources', "candidates must be 'batch', 'source' or 'group', but was \"sources\""],
+    ['direction', 'both', "direction must be 'query-to-passage' or 'symmetric'"],
+    ['falseNegatives', 'off', "falseNegatives must be 'keep', 'in-batch'"],
+    ['falseNegativeMargin', 3, 'falseNegativeMargin must be a number from -2 to 2'],
     ['matryoshka', [64, 64], 'matryoshka must be a list of different widths'],
     ['device', 'gpu', "device must be a device: 'auto', 'cpu', 'cuda' or 'cuda:N'"],
   ])('refuses %s = %j', (key, value, message) => {

@@ -100,6 +100,37 @@ describe('arguments are checked before anything is enqueued', () => {
       /temperature/,
       () => device.contrastive(device.zeros(2, 4), device.zeros(2, 4), { temperature: 0 }),
     ],
+    [
+      'candidates of the same source without sources',
+      'ERR_BGE_ARGUMENT',
+      /candidates 'source' and sourceIds need each other/,
+      () => device.contrastive(device.zeros(2, 4), device.zeros(2, 4), { temperature: 1, candidates: 'source' }),
+    ],
+    [
+      'sources that nobody asked for',
+      'ERR_BGE_ARGUMENT',
+      /candidates 'source' and sourceIds need each other/,
+      () => device.contrastive(device.zeros(2, 4), device.zeros(2, 4), { temperature: 1, sourceIds: Int32Array.of(0, 1) }),
+    ],
+    [
+      'too few sources',
+      'ERR_BGE_SHAPE',
+      /sourceIds must have 2 entries, but has 1/,
+      () =>
+        device.contrastive(device.zeros(2, 4), device.zeros(2, 4), { temperature: 1, candidates: 'source', sourceIds: Int32Array.of(0) }),
+    ],
+    [
+      'false negatives without a margin',
+      'ERR_BGE_ARGUMENT',
+      /falseNegativeMargin/,
+      () => device.contrastive(device.zeros(2, 4), device.zeros(2, 4), { temperature: 1, falseNegatives: 'all' }),
+    ],
+    [
+      'a margin without false negatives',
+      'ERR_BGE_ARGUMENT',
+      /falseNegativeMargin needs falseNegatives/,
+      () => device.contrastive(device.zeros(2, 4), device.zeros(2, 4), { temperature: 1, falseNegativeMargin: 0 }),
+    ],
     ['a parameter that does not exist', 'ERR_BGE_ARGUMENT', /no_such/, () => encoder.parameters.read('no_such')],
     [
       'a parameter of another size',

@@ -158,12 +158,42 @@ describe('a run', () => {
       { distillation: 'm3_kd_loss' },
       { matryoshka: [32, 64] },
       { candidates: 'group' },
+      { candidates: 'source' },
+      { direction: 'symmetric' },
+      { falseNegatives: 'in-batch' },
+      { direction: 'symmetric', distillation: 'kl_div', candidates: 'source', falseNegatives: 'all', matryoshka: [32, 64] },
       { duplicates: 'keep' },
     ] as const) {
       const run = out()
       await start(stages.finetune, run, { config: { ...common, ...option, groupSize: 3, steps: 2 } })
       expect((await metrics(run)).length).toBe(2)
     }
+  })
+
+  it("candidates 'source': passages of another file are none", async () => {
+    const [a, b] = [join(folder, 'a.jsonl'), join(folder, 'b.jsonl')]
+    await writeFile(a, '{"query":"天","pos":["地"]}\n')
+    await writeFile(b, '{"query":"玄","pos":["黄"]}\n')
+    for (const candidates of ['batch', 'source'] as const) {
+      const run = out()
+      await start(stages.contrastive, run, { data: [a, b], config: { ...common, batchSize: 2, steps: 1, candidates } })
+      const loss = (await metrics(run))[0]!.loss // of one candidate each: log 1
+      if (candidates === 'source') expect(loss).toBe(0)
+      else expect(loss).toBeGreaterThan(0)
+    }
+  })
+
+  it('falseNegatives: counts what it removes, and a margin of -2 leaves the positive alone', async () => {
+    const rows = async (config: Partial<TrainConfig>): Promise<MetricsRow> => {
+      const run = out()
+      await start(stages.finetune, run, { config: { ...common, groupSize: 3, steps: 1, duplicates: 'keep', ...config } })
+      return (await metrics(run))[0]!
+    }
+    expect(await rows({ falseNegatives: 'all', falseNegativeMargin: -2 })).toMatchObject({ loss: 0, masked: 0, falseNegatives: 5 * 14 })
+    const inBatch = await rows({ falseNegatives: 'in-batch', falseNegativeMargin: -2 })
+    expect(inBatch.falseNegatives).toBe(5 * 12)
+    expect(inBatch.loss).toBe((await rows({ candidates: 'group' })).loss)
+    expect('falseNegatives' in (await rows({}))).toBe(false)
   })
 
   it('keeps the best checkpoint on the dev score, stops when it no longer improves, and makes it model/', async () => {
@@ -269,6 +299,9 @@ describe('a run', () => {
       [{ config: { ...common, batchSize: 100 } }, 'ERR_BGE_CONFIG'],
       [{ config: { ...common, queryMaxLength: 1000 } }, 'ERR_BGE_CONFIG'],
       [{ config: { ...common, matryoshka: [100_000] } }, 'ERR_BGE_CONFIG'],
+      [{ config: { ...common, direction: 'symmetric', candidates: 'group' } }, 'ERR_BGE_CONFIG'],
+      [{ config: { ...common, direction: 'symmetric', distillation: 'm3_kd_loss' } }, 'ERR_BGE_CONFIG'],
+      [{ config: { ...common, falseNegatives: 'in-batch', candidates: 'group' } }, 'ERR_BGE_CONFIG'],
       [{ resume: 'continue' }, 'ERR_BGE_RESUME'],
     ]
     for (const [options, code] of cases) {

@@ -137,7 +137,7 @@ function planTable(name: StageName, plan: TrainingPlan): string {
     ['gradients', formatBytes(memory.gradients)],
     ['optimizer state', formatBytes(memory.optimizer)],
     ['activations', `${formatBytes(memory.activations)} (one micro-batch)`],
-    ['embedding cache', formatBytes(memory.embeddingCache)],
+    ...(memory.embeddingCache > 0 ? [['embedding cache', formatBytes(memory.embeddingCache)] as [string, string]] : []),
     ['workspace', formatBytes(memory.workspace)],
     ['total', `${formatBytes(memory.total)}, reserved ${formatBytes(memory.held)} at most`],
     [

@@ -28,7 +28,13 @@ export interface TrainConfig {
   saveEvery: number
   logEvery: number
   duplicates: 'mask' | 'keep'
-  candidates: 'batch' | 'group'
+  /** 'source': the passages of queries from the same file of the data */
+  candidates: 'batch' | 'source' | 'group'
+  /** 'symmetric': InfoNCE is the mean of both directions */
+  direction: 'query-to-passage' | 'symmetric'
+  /** which negatives are no candidates when they score above the positive by more than falseNegativeMargin */
+  falseNegatives: 'keep' | 'in-batch' | 'all'
+  falseNegativeMargin: number
   distillation: 'none' | 'kl_div' | 'm3_kd_loss'
   /** widths; empty: the full width only */
   matryoshka: readonly number[]
@@ -104,7 +110,14 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKey, KeyRule>> = {
   saveEvery: { expected: 'an integer of at least 0 (steps between checkpoints; 0: only at the end)', accepts: integer(0), free: true },
   logEvery: { expected: 'an integer of at least 1 (steps between rows of metrics.jsonl)', accepts: integer(1), free: true },
   duplicates: { expected: "'mask' or 'keep'", accepts: word('mask', 'keep'), stages: pairs },
-  candidates: { expected: "'batch' or 'group'", accepts: word('batch', 'group'), stages: pairs },
+  candidates: { expected: "'batch', 'source' or 'group'", accepts: word('batch', 'source', 'group'), stages: pairs },
+  direction: { expected: "'query-to-passage' or 'symmetric'", accepts: word('query-to-passage', 'symmetric'), stages: pairs },
+  falseNegatives: {
+    expected: "'keep', 'in-batch' (other queries' passages) or 'all' (the own hard negatives too)",
+    accepts: word('keep', 'in-batch', 'all'),
+    stages: pairs,
+  },
+  falseNegativeMargin: { expected: 'a number from -2 to 2 (of cosine)', accepts: number((v) => v >= -2 && v <= 2), stages: pairs },
   distillation: { expected: "'none', 'kl_div' or 'm3_kd_loss'", accepts: word('none', 'kl_div', 'm3_kd_loss'), stages: pairs },
   matryoshka: { expected: 'a list of different widths, integers of at least 1', accepts: widths, stages: pairs },
   sameSource: { expected: 'true or false (every batch from one file of the data)', accepts: (v) => typeof v === 'boolean', stages: pairs },

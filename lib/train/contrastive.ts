@@ -12,13 +12,14 @@ import { byWidth, checkLength, COMMON, type Stage, type StageContext, type Stage
 export interface ContrastiveBatch {
   readonly queries: TokenizedGroup
   readonly passages: TokenizedGroup
-  readonly ids: Pick<ContrastiveOptions, 'passageIds' | 'queryIds' | 'positiveOffsets' | 'positiveIds'>
+  readonly ids: Pick<ContrastiveOptions, 'passageIds' | 'queryIds' | 'positiveOffsets' | 'positiveIds' | 'sourceIds'>
   readonly teacher?: Float32Array
 }
 
 /**
  * Stage 2, contrastive:  -log e^{<q,p>/t} / sum_{p' in batch} e^{<q,p'>/t}  (C-Pack section 3.2), in-batch negatives only.
- * Rows `{"query","pos":[...]}`. Metrics: loss, accuracy, masked (candidates removed because they are a positive by identity).
+ * Rows `{"query","pos":[...]}`. Metrics: loss, accuracy, masked (candidates removed because they are a positive by identity), and with
+ * falseNegatives the number of other candidates that were removed by their score.
  */
 export const contrastive: Stage<ContrastiveBatch> = {
   name: 'contrastive',
@@ -77,11 +78,15 @@ async function openPairs({ model, files, config }: StageContext): Promise<StageR
       const { passageIds, teacher, ...ids } = chooseBatch(data, rows, { ...config, epoch })
       const queries = await queryTokens.get(rows, signal)
       const passages = await passageTokens.get(passageIds, signal)
-      return { queries, passages, ids: config.duplicates === 'mask' ? { passageIds, ...ids } : {}, ...(teacher && { teacher }) }
+      const known = {
+        ...(config.duplicates === 'mask' && { passageIds, ...ids }),
+        ...(config.candidates === 'source' && { sourceIds: rows.map((row) => data.sources.findIndex(({ end }) => row < end)) }),
+      }
+      return { queries, passages, ids: known, ...(teacher && { teacher }) }
     },
 
     async step(batch, key, signal) {
-      const { loss, accuracy, masked } = await gradCache(
+      const { loss, accuracy, masked, falseNegatives } = await gradCache(
         encoder,
         device,
         [batch.queries, batch.passages],
@@ -96,7 +101,7 @@ async function openPairs({ model, files, config }: StageContext): Promise<StageR
         { microBatchTokens: config.microBatchTokens, key, ...(signal && { signal }) },
       )
       const tokens = [...batch.queries, ...batch.passages].reduce((sum, sequence) => sum + sequence.length, 0)
-      return { loss, tokens, accuracy, masked }
+      return { loss, tokens, accuracy, masked, ...(config.falseNegatives !== 'keep' && { falseNegatives }) }
     },
 
     save: (directory) => model.save(directory),
@@ -104,11 +109,13 @@ async function openPairs({ model, files, config }: StageContext): Promise<StageR
 }
 
 function objective(config: TrainConfig): ContrastiveOptions {
-  const { temperature, groupSize, candidates, distillation, matryoshka } = config
+  const { temperature, groupSize, candidates, direction, falseNegatives, falseNegativeMargin, distillation, matryoshka } = config
   return {
     temperature,
     groupSize,
     candidates,
+    direction,
+    ...(falseNegatives !== 'keep' && { falseNegatives, falseNegativeMargin }),
     ...(distillation !== 'none' && { distillation, infoNce: distillation === 'kl_div' ? 1 : 0 }),
     ...(matryoshka.length > 0 && { matryoshka }),
   }
@@ -130,6 +137,7 @@ function checkObjective(model: BgeModel, config: TrainConfig): void {
       'contrastive training needs a model that normalises its embeddings, but modules.json has no Normalize module',
     )
   }
+  checkCombination(config)
   const perQuery = config.candidates === 'group' ? config.groupSize : config.groupSize * config.batchSize
   if (perQuery === 1) {
     throw new BgeError(
@@ -139,5 +147,27 @@ function checkObjective(model: BgeModel, config: TrainConfig): void {
   }
   if (config.distillation !== 'none' && config.groupSize === 1) {
     throw new BgeError('ERR_BGE_NOTHING_TO_LEARN', '1 candidate per query: nothing to learn from teacher scores; raise groupSize')
+  }
+}
+
+/** Words that contradict each other. */
+function checkCombination({ candidates, direction, falseNegatives, distillation }: TrainConfig): void {
+  const refuse = (key: keyof TrainConfig, sentence: string): never => {
+    throw new BgeError('ERR_BGE_CONFIG', sentence, { details: { key } })
+  }
+  if (direction === 'symmetric' && candidates === 'group') {
+    refuse('direction', "direction must be 'query-to-passage' where candidates is 'group': a group holds one query, but was 'symmetric'")
+  }
+  if (direction === 'symmetric' && distillation === 'm3_kd_loss') {
+    refuse(
+      'direction',
+      "direction must be 'query-to-passage' where distillation is 'm3_kd_loss', which has no InfoNCE term, but was 'symmetric'",
+    )
+  }
+  if (falseNegatives === 'in-batch' && candidates === 'group') {
+    refuse(
+      'falseNegatives',
+      "falseNegatives must be 'keep' or 'all' where candidates is 'group': there are no in-batch negatives, but was 'in-batch'",
+    )
   }
 }

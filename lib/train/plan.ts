@@ -158,11 +158,12 @@ export function batchTokens(stage: StageName, config: TrainConfig): number {
 }
 
 function objectiveShape(config: TrainConfig, positives: number): ObjectiveShape {
-  const { batchSize, groupSize, candidates, matryoshka, distillation, duplicates } = config
+  const { batchSize, groupSize, candidates, direction, matryoshka, distillation, duplicates } = config
   return {
     queries: batchSize,
     groupSize,
     candidates,
+    direction,
     matryoshka,
     teacher: distillation !== 'none',
     positives: duplicates === 'mask' ? batchSize * positives : 'none',
@@ -214,7 +215,7 @@ export function requireFit(request: PlanRequest, plan: MemoryPlan, limit: number
     ['embedding cache', plan.embeddingCache],
     ['workspace', plan.workspace],
   ] as const
-  const sum = parts.map(([name, bytes]) => `${name} ${formatBytes(bytes)}`).join(', ')
+  const sum = parts.flatMap(([name, bytes]) => (bytes > 0 ? [`${name} ${formatBytes(bytes)}`] : [])).join(', ')
   const most = largestThatFits(request, 'microBatchTokens', microBatchTokens, limit)
   throw new BgeError(
     'ERR_BGE_OOM',

@@ -121,7 +121,7 @@ export function cpuOps(description: string, shapes: 'known' | 'most'): OpMemory 
     layerNormBackward: (rows, cols) => [chunks(rows) * 2 * cols * F32],
     embeddingBackward: (rows, cols) => [chunks(rows) * 3 * cols * F32, rows * cols * F32, chunks(rows) * cols * F32],
     crossEntropy: (rows) => [rows * 16],
-    contrastive: (rows, groupSize) => [rows * 24, rows * 2 * groupSize * 8],
+    contrastive: (rows, groupSize) => [rows * 32, rows * 2 * groupSize * 8],
     squaredNorm: (values) => [ceil(values, 32768) * 8],
   }
 }
@@ -159,7 +159,7 @@ export function cudaOps(): OpMemory {
       return [rows * cols * F32, ...partials(rows, cols, 3), ...Array(4).fill(2 * rows * 4), 2 * 256 * ceil(rows, 2048) * 4, tiles, tiles]
     },
     crossEntropy: (rows) => [rows * 32],
-    contrastive: (rows, groupSize) => [rows * 24, rows * groupSize * 8, rows * groupSize * 8],
+    contrastive: (rows, groupSize) => [rows * 32, rows * groupSize * 8, rows * groupSize * 8],
     squaredNorm: (values) => [ceil(values, 32768) * 8],
   }
 }

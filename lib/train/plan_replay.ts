@@ -4,7 +4,8 @@ import type { AttentionShape, OpMemory } from './plan_ops.js'
 
 const INT = 4
 const F32 = 4
-const RESULT = 24 // bytes of native/core/backend.h's ContrastiveResult and CrossEntropyResult
+const CROSS_ENTROPY_RESULT = 24 // bytes, native/core/backend.h
+const CONTRASTIVE_RESULT = 32
 
 /** One micro-batch: what memory depends on. */
 export interface MicroShape {
@@ -23,7 +24,8 @@ export interface ObjectiveShape {
   /** B queries with G passages each */
   readonly queries: number
   readonly groupSize: number
-  readonly candidates: 'batch' | 'group'
+  readonly candidates: 'batch' | 'source' | 'group'
+  readonly direction: 'query-to-passage' | 'symmetric'
   readonly matryoshka: readonly number[]
   readonly teacher: boolean
   /** numbers of listed positives of all queries, or 'none' where duplicates are kept */
@@ -128,7 +130,7 @@ export class Replay {
     const ops = this.#ops
     w.take(this.#hidden(R, C), this.#hidden(R, C), this.#hidden(R, C), R * F32, R * F32)
     w.op(ops.linear(R, C, C, x))
-    w.take(R * INT, RESULT, this.#hidden(R, C))
+    w.take(R * INT, CROSS_ENTROPY_RESULT, this.#hidden(R, C))
     const chunk = Math.min(R, Math.max(16, Math.floor(Math.floor((24 << 20) / (V * F32)) / 8) * 8))
     w.take(chunk * V * F32)
     for (const n of blocks(R, chunk)) {
@@ -166,28 +168,36 @@ export class Replay {
   contrastive(o: ObjectiveShape): void {
     const { workspace: w } = this
     const { hidden: D } = this.#model
-    const { queries: B, matryoshka } = o
+    const { queries: B, matryoshka, direction, positives } = o
     const M = B * o.groupSize
     w.scope(() => {
-      w.take(RESULT * Math.max(1, matryoshka.length))
+      w.take(2 * CONTRASTIVE_RESULT * Math.max(1, matryoshka.length))
       if (o.teacher) w.take(M * F32)
-      if (o.positives !== 'none') w.take(M * INT, B * INT, (B + 1) * INT, o.positives * INT)
-      if (matryoshka.length === 0) return this.#scores(o, D)
+      if (positives !== 'none') w.take(M * INT, B * INT, (B + 1) * INT, positives * INT)
+      if (o.candidates === 'source') w.take(B * INT)
+      if (direction === 'symmetric' && positives !== 'none') w.take(B * INT, B * INT, B * INT, positives * INT)
+      if (matryoshka.length === 0) return this.#bothWays(o, D)
       for (const width of matryoshka) {
         w.scope(() => {
           const q = B * width * F32
           const p = M * width * F32
           w.take(q, p, B * F32, M * F32, q, p)
-          this.#scores(o, width)
+          this.#bothWays(o, width)
         })
       }
     })
   }
 
-  #scores({ queries: B, groupSize: G, candidates }: ObjectiveShape, D: number): void {
+  #bothWays({ queries: B, groupSize: G, candidates, direction }: ObjectiveShape, D: number): void {
+    this.#scores(B, G, candidates === 'group' ? 'own' : 'all', D)
+    if (direction === 'symmetric') this.#scores(B, 1, 'all', D)
+  }
+
+  /** Blocks of the scores (B, B * G), or (B, G) of each query's own group. */
+  #scores(B: number, G: number, groups: 'own' | 'all', D: number): void {
     const { workspace: w } = this
     const ops = this.#ops
-    const own = candidates === 'group'
+    const own = groups === 'own'
     const M = B * G
     const rows = Math.min(B, own ? 64 : Math.max(16, Math.floor(Math.floor((16 << 20) / (M * F32)) / 8) * 8))
     w.scope(() => {

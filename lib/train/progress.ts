@@ -26,6 +26,7 @@ export function createProgress(stream: NodeJS.WriteStream, run: { label: string;
       `loss ${row.loss.toFixed(4)}`,
       ...accuracies.map(([name, value]) => `${name} ${value.toFixed(3)}`),
       ...(row.masked === undefined ? [] : [`masked ${row.masked}`]),
+      ...(row.falseNegatives === undefined ? [] : [`false negatives ${row.falseNegatives}`]),
       `lr ${row.learningRate.toExponential(1)}`,
     ].join(' · ')
   }

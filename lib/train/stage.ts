@@ -101,6 +101,9 @@ export const COMMON: Omit<TrainConfig, 'learningRate' | 'epochs' | 'batchSize' |
   instruction: '',
   duplicates: 'mask', // ours; 'keep' is FlagEmbedding's (3.2)
   candidates: 'batch', // in-batch negatives (3.1)
+  direction: 'query-to-passage', // 3.1
+  falseNegatives: 'keep', // 3.1
+  falseNegativeMargin: 0.1, // Qwen3 Embedding (arXiv 2506.05176); used where falseNegatives is not 'keep'
   distillation: 'none', // 3.5
   matryoshka: [], // 3.5
   sameSource: false, // 3.5

@@ -34,7 +34,18 @@ ObjectiveOptions objectiveOptions(Napi::Env env, Napi::Object o, int64_t queries
     throw makeError(env, "ERR_BGE_SHAPE", "p must have groupSize rows per query (" + std::to_string(queries) + " x " + std::to_string(out.groupSize) +
                                               "), but has " + std::to_string(passages));
   }
-  if (present(o.Get("candidates"))) out.ownGroupOnly = string(o.Get("candidates"), "candidates", {"batch", "group"}) == "group";
+  std::string candidates = "batch";
+  if (present(o.Get("candidates"))) candidates = string(o.Get("candidates"), "candidates", {"batch", "source", "group"});
+  out.ownGroupOnly = candidates == "group";
+  if (present(o.Get("direction"))) {
+    out.symmetric = string(o.Get("direction"), "direction", {"query-to-passage", "symmetric"}) == "symmetric";
+  }
+  if (present(o.Get("falseNegatives"))) {
+    out.falseNegativesInGroup = string(o.Get("falseNegatives"), "falseNegatives", {"in-batch", "all"}) == "all";
+    out.falseNegativeMargin = static_cast<float>(number(o.Get("falseNegativeMargin"), "falseNegativeMargin", -2, 2));
+  } else if (present(o.Get("falseNegativeMargin"))) {
+    throw makeError(env, "ERR_BGE_ARGUMENT", "falseNegativeMargin needs falseNegatives, 'in-batch' or 'all'");
+  }
   if (present(o.Get("infoNce"))) out.infoNceWeight = static_cast<float>(number(o.Get("infoNce"), "infoNce", 0, 1e6));
   if (present(o.Get("distillation"))) {
     const bool kl = string(o.Get("distillation"), "distillation", {"kl_div", "m3_kd_loss"}) == "kl_div";
@@ -63,6 +74,10 @@ ObjectiveOptions objectiveOptions(Napi::Env env, Napi::Object o, int64_t queries
   };
   ids("passageIds", out.passageIds, passages);
   ids("queryIds", out.queryIds, queries);
+  ids("sourceIds", out.sourceIds, queries);
+  if (out.sourceIds.empty() != (candidates != "source")) {
+    throw makeError(env, "ERR_BGE_ARGUMENT", "candidates 'source' and sourceIds need each other");
+  }
   ids("positiveOffsets", out.positiveOffsets, queries + 1);
   ids("positiveIds", out.positiveIds, -1);
   if (!out.positiveOffsets.empty()) {
@@ -102,6 +117,7 @@ Napi::Value DeviceHandle::contrastive(const Napi::CallbackInfo& info) {
         o.Set("loss", r.result.loss);
         o.Set("accuracy", static_cast<double>(r.result.correct) / static_cast<double>(b));
         o.Set("masked", static_cast<double>(r.result.masked));
+        o.Set("falseNegatives", static_cast<double>(r.result.falseNegatives));
         o.Set("dQ", TensorHandle::wrap(e, device, r.dQ, b, d));
         o.Set("dP", TensorHandle::wrap(e, device, r.dP, m, d));
         return o;

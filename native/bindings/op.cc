@@ -294,6 +294,14 @@ OpTensors contrastive(OpCall& c) {
     t.positiveOffsets = c.ints("positiveOffsets", t.queries + 1);
     t.positiveIds = c.ints("positiveIds", c.entries("positiveIds"));
   }
+  if (c.has("removedOffsets")) {
+    t.removedBegin = c.ints("removedOffsets", t.queries + 1);
+    t.removedEnd = t.removedBegin + 1;
+    t.removedColumns = c.ints("removedColumns", c.entries("removedColumns"));
+  }
+  if (c.has("sourceIds")) t.sourceIds = c.ints("sourceIds", t.queries);
+  t.falseNegativeMargin = static_cast<float>(c.attribute("falseNegativeMargin", t.falseNegativeMargin));
+  t.falseNegativesInGroup = c.flag("falseNegativesInGroup");
   auto* result = c.result(ContrastiveResult{});
   return c.run([&] { c.backend.contrastive(result, t); },
                [&](OpTensors& out) {
@@ -301,6 +309,7 @@ OpTensors contrastive(OpCall& c) {
                  out.f["loss"] = {static_cast<float>(v.loss)};
                  out.i["correct"] = {static_cast<int32_t>(v.correct)};
                  out.i["masked"] = {static_cast<int32_t>(v.masked)};
+                 out.i["falseNegatives"] = {static_cast<int32_t>(v.falseNegatives)};
                });
 }
 

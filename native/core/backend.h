@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 
@@ -105,12 +106,24 @@ struct Contrastive {
   const int32_t* queryIds = nullptr;          // (B)
   const int32_t* positiveOffsets = nullptr;   // (B+1)
   const int32_t* positiveIds = nullptr;       // passage ids, ascending inside a row
+  // Columns that are removed by number: removedColumns[removedBegin[i] .. removedEnd[i]) of row i, ascending; its target stays. All three
+  // or none null.
+  const int32_t* removedBegin = nullptr;      // (B)
+  const int32_t* removedEnd = nullptr;        // (B)
+  const int32_t* removedColumns = nullptr;
+  // Passages of queries with another source id are no candidates, and no rule counts them. A query's whole group is of its source.
+  const int32_t* sourceIds = nullptr;         // (B), or null
+  // Self-guided removal: of the columns that are left outside of the own group, those with score > (target's score + this), in fp32. The
+  // comparison has no gradient. Infinity: none.
+  float falseNegativeMargin = std::numeric_limits<float>::infinity();
+  bool falseNegativesInGroup = false;         // true: negatives of the own group too
 };
 
 struct ContrastiveResult {  // device memory, accumulated over row blocks
   double loss = 0;          // already divided by B and multiplied by the weights
   int64_t correct = 0;      // rows whose target has the (strictly or equally) largest score among unmasked columns, ties by smaller index
-  int64_t masked = 0;       // number of removed (row, column) candidates
+  int64_t masked = 0;       // number of (row, column) candidates removed by identity or by number
+  int64_t falseNegatives = 0;  // number removed by their score, of those that were left
 };
 
 struct CrossEntropyResult {  // device memory, accumulated over row chunks

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "batch.h"
 
@@ -31,6 +32,11 @@ void check(Matrix q, Matrix p, const ObjectiveOptions& o) {
   size("teacher", o.teacher.size(), M);
   size("passageIds", o.passageIds.size(), M);
   size("queryIds", o.queryIds.size(), B);
+  size("sourceIds", o.sourceIds.size(), B);
+  if (o.symmetric && o.ownGroupOnly)
+    throw Error("ERR_BGE_ARGUMENT", "the symmetric loss needs in-batch candidates: a passage's own group has no other queries");
+  if (o.symmetric && o.infoNceWeight == 0)
+    throw Error("ERR_BGE_ARGUMENT", "the symmetric loss is two directions of the InfoNCE term, but that term's weight is 0");
   size("positiveOffsets", o.positiveOffsets.size(), B + 1);
   if (!o.positiveOffsets.empty()) {
     if (o.passageIds.empty())
@@ -47,14 +53,14 @@ void check(Matrix q, Matrix p, const ObjectiveOptions& o) {
                   "matryoshka widths must lie in 1 .. " + text(q.cols) + " (the embedding width), but one is " + text(w));
 }
 
-// The side inputs of a Contrastive tile on the device.
+// The side inputs of a Contrastive tile on the device, from query to passage.
 Contrastive prepare(Backend& b, Arena& arena, const ObjectiveOptions& o, int64_t queries, float lossScale) {
   Contrastive tile;
   tile.queries = queries;
   tile.groupSize = o.groupSize;
   tile.temperature = o.temperature;
   tile.ownGroupOnly = o.ownGroupOnly;
-  tile.infoNceWeight = o.infoNceWeight;
+  tile.infoNceWeight = o.symmetric ? o.infoNceWeight / 2 : o.infoNceWeight;
   tile.klWeight = o.klWeight;
   tile.m3Weight = o.m3Weight;
   tile.lossScale = lossScale;
@@ -65,11 +71,51 @@ Contrastive prepare(Backend& b, Arena& arena, const ObjectiveOptions& o, int64_t
     tile.positiveOffsets = uploadTo(b, arena, o.positiveOffsets);
     tile.positiveIds = uploadTo(b, arena, o.positiveIds);
   }
+  if (!o.sourceIds.empty()) tile.sourceIds = uploadTo(b, arena, o.sourceIds);
+  tile.falseNegativeMargin = o.falseNegativeMargin;
+  tile.falseNegativesInGroup = o.falseNegativesInGroup;
   return tile;
 }
 
-// One width. dQ (B, D), dP (M, D) overwritten (data null: not wanted).
-void pass(Backend& b, ContrastiveResult* result, Matrix dQ, Matrix dP, Matrix q, Matrix p, const Contrastive& whole) {
+// From passage to query: rows are the B positives, columns the B queries. Which pairs of a query and a positive are removed by identity is
+// the same in both directions; that query j lists positive i is here a fact about row i, found by the passage's id.
+Contrastive prepareBackward(Backend& b, Arena& arena, const ObjectiveOptions& o, const Contrastive& forward) {
+  Contrastive tile;
+  tile.queries = forward.queries;
+  tile.temperature = forward.temperature;
+  tile.infoNceWeight = forward.infoNceWeight;
+  tile.lossScale = forward.lossScale;
+  tile.queryIds = forward.queryIds;
+  tile.sourceIds = forward.sourceIds;
+  tile.falseNegativeMargin = forward.falseNegativeMargin;
+  if (o.passageIds.empty()) return tile;
+  const auto B = static_cast<size_t>(forward.queries);
+  std::vector<int32_t> ids(B);
+  for (size_t i = 0; i < B; ++i) ids[i] = o.passageIds[i * static_cast<size_t>(o.groupSize)];
+  tile.passageIds = uploadTo(b, arena, ids);
+  if (o.positiveIds.empty()) return tile;
+  std::vector<std::pair<int32_t, int32_t>> listed;  // (passage id, query), ascending; rows of the same passage share their queries
+  for (size_t j = 0; j < B; ++j)
+    for (int32_t k = o.positiveOffsets[j]; k < o.positiveOffsets[j + 1]; ++k)
+      listed.emplace_back(o.positiveIds[static_cast<size_t>(k)], static_cast<int32_t>(j));
+  std::sort(listed.begin(), listed.end());
+  std::vector<int32_t> begin(B), end(B), queries;
+  for (const auto& [id, query] : listed) queries.push_back(query);
+  for (size_t i = 0; i < B; ++i) {
+    const auto at = [&](int64_t id) {
+      return std::partition_point(listed.begin(), listed.end(), [&](const auto& pair) { return pair.first < id; }) - listed.begin();
+    };
+    begin[i] = static_cast<int32_t>(at(ids[i]));
+    end[i] = static_cast<int32_t>(at(int64_t{ids[i]} + 1));
+  }
+  tile.removedBegin = uploadTo(b, arena, begin);
+  tile.removedEnd = uploadTo(b, arena, end);
+  tile.removedColumns = uploadTo(b, arena, queries);
+  return tile;
+}
+
+// One width, one direction. dQ (B, D), dP (M, D) overwritten, or added to when accumulate (data null: not wanted).
+void pass(Backend& b, ContrastiveResult* result, Matrix dQ, Matrix dP, Matrix q, Matrix p, const Contrastive& whole, bool accumulate) {
   const int64_t B = q.rows, M = p.rows, G = whole.groupSize;
   const bool own = whole.ownGroupOnly;
   Arena::Scope scope(b.workspace());
@@ -92,8 +138,8 @@ void pass(Backend& b, ContrastiveResult* result, Matrix dQ, Matrix dP, Matrix q,
     }
     b.matmul(tile.scores, qBlock, false, pBlock, true, 1, 0);
     b.contrastive(result, tile);
-    if (dQ.data) b.matmul(dQ.slice(first, n), tile.scores, false, pBlock, false, 1, 0);
-    if (dP.data) b.matmul(dPBlock, tile.scores, true, qBlock, false, 1, own || first == 0 ? 0 : 1);
+    if (dQ.data) b.matmul(dQ.slice(first, n), tile.scores, false, pBlock, false, 1, accumulate ? 1 : 0);
+    if (dP.data) b.matmul(dPBlock, tile.scores, true, qBlock, false, 1, !accumulate && (own || first == 0) ? 0 : 1);
   }
 }
 
@@ -105,12 +151,18 @@ ContrastiveResult contrastiveObjective(Backend& backend, Matrix dQ, Matrix dP, M
   Arena::Scope scope(arena);
   const auto matrix = [&](int64_t rows, int64_t cols) { return Matrix(arena.take<float>(rows * cols), rows, cols); };
   const size_t passes = std::max<size_t>(1, options.matryoshka.size());
-  auto* results = arena.take<ContrastiveResult>(static_cast<int64_t>(passes));  // one per width
-  backend.zero(results, passes * sizeof(ContrastiveResult));
+  auto* results = arena.take<ContrastiveResult>(static_cast<int64_t>(2 * passes));  // one per width, from query to passage, then back
+  backend.zero(results, 2 * passes * sizeof(ContrastiveResult));
 
-  const Contrastive whole = prepare(backend, arena, options, q.rows, 1 / static_cast<float>(passes));
+  const Contrastive forward = prepare(backend, arena, options, q.rows, 1 / static_cast<float>(passes));
+  const Contrastive backward = options.symmetric ? prepareBackward(backend, arena, options, forward) : Contrastive();
+  const auto positives = [&](Matrix m) { return Matrix(m.as<float>(), q.rows, m.cols, m.stride * options.groupSize); };
+  const auto bothWays = [&](size_t i, Matrix dQs, Matrix dPs, Matrix qs, Matrix ps) {
+    pass(backend, results + i, dQs, dPs, qs, ps, forward, false);
+    if (options.symmetric) pass(backend, results + passes + i, positives(dPs), dQs, positives(ps), qs, backward, true);
+  };
   if (options.matryoshka.empty()) {
-    pass(backend, results, dQ, dP, q, p, whole);
+    bothWays(0, dQ, dP, q, p);
   } else {
     for (const Matrix& d : {dQ, dP})
       if (d.data) zero(backend, d);
@@ -122,7 +174,7 @@ ContrastiveResult contrastiveObjective(Backend& backend, Matrix dQ, Matrix dP, M
       backend.normalize(qw, qNorm, q.columns(0, w));
       backend.normalize(pw, pNorm, p.columns(0, w));
       const Matrix dQw = dQ.data ? matrix(q.rows, w) : Matrix(), dPw = dP.data ? matrix(p.rows, w) : Matrix();
-      pass(backend, results + i, dQw, dPw, qw, pw, whole);
+      bothWays(i, dQw, dPw, qw, pw);
       if (dQ.data) {
         backend.normalizeBackward(dQw, dQw, qw, qNorm);
         backend.add(dQ.columns(0, w), dQw, 1);
@@ -133,13 +185,14 @@ ContrastiveResult contrastiveObjective(Backend& backend, Matrix dQ, Matrix dP, M
       }
     }
   }
-  std::vector<ContrastiveResult> host(passes);
-  backend.download(host.data(), results, passes * sizeof(ContrastiveResult));
+  std::vector<ContrastiveResult> host(2 * passes);
+  backend.download(host.data(), results, host.size() * sizeof(ContrastiveResult));
   ContrastiveResult total;
   for (const auto& r : host) total.loss += r.loss;
   const auto widest = std::max_element(options.matryoshka.begin(), options.matryoshka.end()) - options.matryoshka.begin();
-  total.correct = host[static_cast<size_t>(widest)].correct;  // accuracy and masks are those of the widest vectors
+  total.correct = host[static_cast<size_t>(widest)].correct;  // accuracy and masks are those of the widest vectors, from query to passage
   total.masked = host[static_cast<size_t>(widest)].masked;
+  total.falseNegatives = host[static_cast<size_t>(widest)].falseNegatives;
   return total;
 }
 

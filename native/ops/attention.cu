@@ -1,4 +1,7 @@
 // Variable-length multi-head attention: tensor-core kernels for the head sizes of BERT models, plain ones for every other case.
+//
+// BGE_CUDA_ATTENTION, read when a device is opened: mma (the default, every GPU) or wgmma: the forward of head size 64 by warpgroup products,
+// GPUs of compute capability 9.0 alone. mma stays the default until a GPU has measured both.
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
@@ -7,6 +10,7 @@
 #include "cuda/attention_backward.cuh"
 #include "cuda/attention_forward.cuh"
 #include "cuda/attention_general.cuh"
+#include "cuda/attention_wgmma.cuh"
 
 namespace bge {
 
@@ -62,6 +66,16 @@ unsigned forwardGrid(const Attention& a, bool most) {
   for (int32_t n = 0; n < q.count; ++n) total += attn::forwardBlocks(q.offsetsHost[n + 1] - q.offsetsHost[n], a.heads);
   return total;
 }
+unsigned wgmmaGrid(const Attention& a, bool most) {
+  const Packed& q = a.queries;
+  if (most) {  // a sequence has at most (length + 63) / 64 blocks a head
+    const int64_t longest = std::min<int64_t>(q.maxLength, q.rows), each = attn::wgmmaBlocks(static_cast<int>(longest), a.heads);
+    return static_cast<unsigned>(std::min(q.count * each, (q.rows + q.count * (attn::kWgmmaRows - 1)) / attn::kWgmmaRows * a.heads));
+  }
+  unsigned total = 0;
+  for (int32_t n = 0; n < q.count; ++n) total += attn::wgmmaBlocks(q.offsetsHost[n + 1] - q.offsetsHost[n], a.heads);
+  return total;
+}
 unsigned backwardGrid(const Attention& a, bool most) {
   if (most) return static_cast<unsigned>(a.keys.count * attn::headGroups(a.heads, attn::groupBits(a.keys.maxLength)));
   unsigned total = 0;
@@ -96,6 +110,17 @@ void CudaBackend::attention(Matrix out, float* lse, const Attention& a) {
   const Arguments r = arguments(out, lse, a);
   if (!hasTensorKernel(a.headSize, {&a.q, &a.k, &a.v, &out})) {
     launch(attn::generalForward, generalGrid(a.queries.rows, a.heads), dim3(attn::kThreads), 0, stream_, r);
+    return;
+  }
+  if (wgmmaAttention_ && a.headSize == 64) {
+    const unsigned blocks = wgmmaGrid(a, capturing_);
+    chooseMask(r, [&](auto mask) {
+      const auto with = [&](auto dropout) {
+        launch((attn::wgmmaForward<mask(), dropout()>), dim3(blocks), dim3(attn::kThreads), attn::kWgmmaShared, stream_, r);
+      };
+      if (r.threshold) with(std::true_type());
+      else with(std::false_type());
+    });
     return;
   }
   const unsigned blocks = forwardGrid(a, capturing_);

@@ -5,8 +5,8 @@
 //   InfoNCE  log sum_j exp z_j - z_t
 //   kl_div   sum_g teacher_g (log sum_{own group} exp z - z_g)
 //   m3       sum_g teacher_g (log sum_{j not in own group 0 .. g-1} exp z_j - z_g)
-// Removal applies to all three: a removed own-group column (the first or second rule; the third never reaches it) drops out of every sum,
-// its teacher term is skipped, the other teacher weights stay as they are, and its gradient is 0.
+// Removal applies to all three: a removed own-group column (any rule but that of equal queries and that of sources, which never reach it)
+// drops out of every sum, its teacher term is skipped, the other teacher weights stay as they are, and its gradient is 0.
 // The columns outside the own group share one exponential e_j = exp(z_j - zOut), taken relative to their own maximum, so that m3, which
 // takes the best columns away one by one, never divides by an underflowed sum. The G own columns are done in double.
 #include <algorithm>
@@ -23,7 +23,7 @@ namespace {
 
 constexpr float kRemoved = -std::numeric_limits<float>::infinity();
 
-struct RowResult { double loss; int64_t masked; bool correct; };
+struct RowResult { double loss; int64_t masked, falseNegatives; bool correct; };
 
 // log(exp a + exp b), either may be -infinity
 double logAdd(double a, double b) {
@@ -63,14 +63,28 @@ class ContrastiveRow {
       std::fill(x_ + target_ + G, x_ + c_.scores.cols, 0.0f);
     }
     for (int32_t g = 0; g < G; ++g) x_[target_ + g] = static_cast<float>(dz_[g] * gradientScale);
-    return {loss_ * scale, masked_, correct_};
+    return {loss_ * scale, masked_, falseNegatives_, correct_};
   }
 
  private:
   struct Range { float* x; int64_t n, column; };
 
+  // A column that is removed already is not counted again.
+  void remove(int64_t column) {
+    masked_ += x_[column] != kRemoved;
+    x_[column] = kRemoved;
+  }
+
+  // The passages of other sources; before any rule counts them.
+  void keepSource() {
+    for (int64_t other = 0; other < c_.queries; ++other) {
+      if (c_.sourceIds[other] != c_.sourceIds[query_]) std::fill_n(x_ + other * c_.groupSize, c_.groupSize, kRemoved);
+    }
+  }
+
   void removeColumns() {
     const float score = x_[target_];
+    if (c_.sourceIds && !c_.ownGroupOnly) keepSource();
     const int32_t* ids = c_.passageIds;
     const int32_t* positives = nullptr;
     int64_t positiveCount = 0;
@@ -83,22 +97,28 @@ class ContrastiveRow {
       for (int64_t other = 0;; ++other) {
         other += k_.findId(c_.queryIds + other, id, c_.queries - other);
         if (other >= c_.queries) break;
-        if (other == query_) continue;
-        const int64_t column = other * c_.groupSize;
-        x_[column] = kRemoved;
-        // Columns that the first two rules remove as well are counted below.
-        const bool again = ids && (ids[column] == ids[target_] || std::binary_search(positives, positives + positiveCount, ids[column]));
-        masked_ += !again;
+        if (other != query_) remove(other * c_.groupSize);
       }
     }
-    const auto remaining = [&](const Range& range) {
+    if (c_.removedColumns) {
+      for (int32_t i = c_.removedBegin[query_]; i < c_.removedEnd[query_]; ++i)
+        if (c_.removedColumns[i] != target_) remove(c_.removedColumns[i]);
+    }
+    const float most = score + c_.falseNegativeMargin;
+    const auto remaining = [&](const Range& range, bool guided) {
       MaskRange m{range.x, ids ? ids + range.column : nullptr, range.n, ids ? ids[target_] : 0, positives, positiveCount, 0};
       const float high = k_.maskedMaximum(&m);
       masked_ += m.removed;
-      return high;
+      if (!guided || !(high > most)) return high;
+      for (int64_t j = 0; j < range.n; ++j) {
+        if (!(range.x[j] > most)) continue;
+        range.x[j] = kRemoved;
+        ++falseNegatives_;
+      }
+      return k_.maximum(range.x, range.n);
     };
-    const float left = remaining(left_), right = remaining(right_);
-    const float own = remaining({x_ + target_ + 1, c_.groupSize - 1, target_ + 1});
+    const float left = remaining(left_, true), right = remaining(right_, true);
+    const float own = remaining({x_ + target_ + 1, c_.groupSize - 1, target_ + 1}, c_.falseNegativesInGroup);
     outsideMaximum_ = std::max(left, right);
     correct_ = score == score && !(left >= score) && !(right > score) && !(own > score);
   }
@@ -167,7 +187,7 @@ class ContrastiveRow {
   Range left_, right_;                                   // the columns outside the own group that take part
   float outsideMaximum_ = kRemoved;
   double zOut_ = 0, outsideLse_ = kRemoved, outsideFactor_ = 0, loss_ = 0;
-  int64_t masked_ = 0;
+  int64_t masked_ = 0, falseNegatives_ = 0;
   bool correct_ = false;
 };
 
@@ -185,6 +205,7 @@ void CpuBackend::contrastive(ContrastiveResult* result, const Contrastive& tile)
     result->loss += each[r].loss;
     result->correct += each[r].correct;
     result->masked += each[r].masked;
+    result->falseNegatives += each[r].falseNegatives;
   }
 }
 

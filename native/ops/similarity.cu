@@ -10,7 +10,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr float kRemoved = -INFINITY;
 
-struct RowResult { double loss; int64_t masked; int64_t correct; };
+struct RowResult { double loss; int64_t masked, falseNegatives, correct; };
 
 // log(exp a + exp b), either may be -infinity
 __device__ double logAdd(double a, double b) {
@@ -34,7 +34,7 @@ __device__ __forceinline__ float nanMax(float a, float b) { return a > b || a !=
 struct Shared {
   float left[kThreads / 32], right[kThreads / 32], own[kThreads / 32];
   double sums[kThreads / 32];
-  int64_t removed[kThreads / 32];
+  int64_t removed[kThreads / 32], falseNegatives[kThreads / 32];
   double outsideFactor;
 };
 
@@ -59,21 +59,31 @@ __global__ void __launch_bounds__(kThreads) contrastiveKernel(RowResult* results
   const int32_t* const positives = c.passageIds && c.positiveOffsets ? c.positiveIds + c.positiveOffsets[query] : nullptr;
   const int64_t positiveCount = positives ? c.positiveOffsets[query + 1] - c.positiveOffsets[query] : 0;
   const int32_t targetId = c.passageIds ? c.passageIds[target] : 0;
+  const int32_t* const listed = c.removedColumns ? c.removedColumns + c.removedBegin[query] : nullptr;
+  const int64_t listedCount = listed ? c.removedEnd[query] - c.removedBegin[query] : 0;
+  const float most = score + c.falseNegativeMargin;
   __syncthreads();  // every thread has read `score`
 
   // Removal, and the largest remaining score to the left, to the right, and in the own group.
   float left = kRemoved, right = kRemoved, own = kRemoved;
-  int64_t removed = 0;
+  int64_t removed = 0, falseNegatives = 0;
   const bool ownOnly = c.ownGroupOnly;
   for (int64_t j = ownOnly ? target + t : t; j < (ownOnly ? target + G : M); j += kThreads) {
     if (j == target) continue;
     const bool inside = j >= target && j < target + G;
-    bool remove = false;
-    if (c.passageIds) remove = c.passageIds[j] == targetId || (positives && contains(positives, positiveCount, c.passageIds[j]));
+    if (c.sourceIds && !inside && c.sourceIds[j / G] != c.sourceIds[query]) {
+      x[j] = kRemoved;
+      continue;
+    }
+    bool remove = contains(listed, listedCount, static_cast<int32_t>(j));
+    if (c.passageIds && !remove) remove = c.passageIds[j] == targetId || (positives && contains(positives, positiveCount, c.passageIds[j]));
     if (!remove && c.queryIds && !ownOnly && !inside && j % G == 0) remove = c.queryIds[j / G] == c.queryIds[query];
     if (remove) {
       x[j] = kRemoved;
       ++removed;
+    } else if (x[j] > most && (!inside || c.falseNegativesInGroup)) {
+      x[j] = kRemoved;
+      ++falseNegatives;
     } else if (inside) {
       own = nanMax(x[j], own);
     } else if (j < target) {
@@ -87,12 +97,14 @@ __global__ void __launch_bounds__(kThreads) contrastiveKernel(RowResult* results
     right = nanMax(shuffleXor(right, i), right);
     own = nanMax(shuffleXor(own, i), own);
     removed += shuffleXor(removed, i);
+    falseNegatives += shuffleXor(falseNegatives, i);
   }
   if (lane == 0) {
     s.left[warp] = left;
     s.right[warp] = right;
     s.own[warp] = own;
     s.removed[warp] = removed;
+    s.falseNegatives[warp] = falseNegatives;
   }
   __syncthreads();
   const auto larger = [](float a, float b) { return nanMax(a, b); };
@@ -168,8 +180,9 @@ __global__ void __launch_bounds__(kThreads) contrastiveKernel(RowResult* results
     const double gradientScale = scale / c.temperature;
     for (int32_t g = 0; g < G; ++g) x[target + g] = static_cast<float>(dz[g] * gradientScale);
     s.outsideFactor = outsideFactor * gradientScale;
-    const int64_t masked = combined(s.removed, [](int64_t a, int64_t b) { return a + b; });
-    results[r] = {loss * scale, masked, score == score && !(left >= score) && !(right > score) && !(own > score)};
+    const auto plus = [](int64_t a, int64_t b) { return a + b; };
+    results[r] = {loss * scale, combined(s.removed, plus), combined(s.falseNegatives, plus),
+                  score == score && !(left >= score) && !(right > score) && !(own > score)};
   }
   __syncthreads();
   const float outsideFactor = static_cast<float>(s.outsideFactor);
@@ -183,10 +196,11 @@ __global__ void __launch_bounds__(kThreads) contrastiveKernel(RowResult* results
 __global__ void __launch_bounds__(kThreads) addResultsKernel(ContrastiveResult* total, const RowResult* rows, int64_t n) {
   BGE_SHARED_STATIC(RowResult, parts, kThreads);
   const int t = static_cast<int>(threadIdx.x);
-  RowResult mine{0, 0, 0};
+  RowResult mine{0, 0, 0, 0};
   for (int64_t r = t; r < n; r += kThreads) {
     mine.loss += rows[r].loss;
     mine.masked += rows[r].masked;
+    mine.falseNegatives += rows[r].falseNegatives;
     mine.correct += rows[r].correct;
   }
   parts[t] = mine;
@@ -196,6 +210,7 @@ __global__ void __launch_bounds__(kThreads) addResultsKernel(ContrastiveResult* 
     total->loss += parts[i].loss;
     total->correct += parts[i].correct;
     total->masked += parts[i].masked;
+    total->falseNegatives += parts[i].falseNegatives;
   }
 }
 

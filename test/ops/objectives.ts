@@ -66,16 +66,35 @@ const crossEntropy: OpSpec = {
 
 // ---- contrastive ----
 
-/** Which columns of a row are no candidates, by identity (native/core/backend.h, Contrastive). */
-function removedColumns(inputs: Operands, c: OpCase, query: number): Set<number> {
+/**
+ * Which columns of a row are no candidates (native/core/backend.h, Contrastive): those of other sources; by identity or number; by score, with
+ * the comparison in fp32 as the op makes it.
+ */
+function removedColumns(
+  inputs: Operands,
+  c: OpCase,
+  query: number,
+  row: Float64Array,
+): { foreign: Set<number>; identity: Set<number>; score: Set<number> } {
   const [columns, group] = [size(c, 'cols'), c.attributes['groupSize'] ?? 1]
   const target = query * group
-  const removed = new Set<number>()
+  const [foreign, removed, score] = [new Set<number>(), new Set<number>(), new Set<number>()]
+  const sources = inputs['sourceIds'] && ints(inputs, 'sourceIds')
+  const listed = inputs['removedColumns'] && ints(inputs, 'removedColumns')
+  const margin = c.attributes['falseNegativeMargin']
   const ids = inputs['passageIds'] && ints(inputs, 'passageIds')
   const queries = inputs['queryIds'] && ints(inputs, 'queryIds')
   const own = (j: number): boolean => j >= target && j < target + group
   for (let j = 0; j < columns; j++) {
     if (j === target || (c.attributes['ownGroupOnly'] && !own(j))) continue
+    if (sources && sources[Math.floor(j / group)] !== sources[query]) {
+      foreign.add(j)
+      continue
+    }
+    if (listed) {
+      const offsets = ints(inputs, 'removedOffsets')
+      if (listed.subarray(offsets[query], offsets[query + 1]).includes(j)) removed.add(j)
+    }
     if (ids && ids[j] === ids[target]) removed.add(j)
     if (ids && inputs['positiveOffsets']) {
       const offsets = ints(inputs, 'positiveOffsets')
@@ -87,8 +106,10 @@ function removedColumns(inputs: Operands, c: OpCase, query: number): Set<number>
         removed.add(j)
     }
     if (queries && !own(j) && j % group === 0 && queries[j / group] === queries[query]) removed.add(j)
+    const guided = margin !== undefined && !removed.has(j) && (!own(j) || c.attributes['falseNegativesInGroup'] === 1)
+    if (guided && Math.fround(row[j]!) > Math.fround(Math.fround(row[target]!) + Math.fround(margin))) score.add(j)
   }
-  return removed
+  return { foreign, identity: removed, score }
 }
 
 /**
@@ -101,12 +122,14 @@ function contrastiveReference(inputs: Operands, c: OpCase, round: Round): Output
   const temperature = attribute(c, 'temperature', 1)
   const scale = round(attribute(c, 'lossScale', 1) / queries)
   const scores = floats(inputs, 'scores')
+  const compared = inputs['comparedScores'] ? floats(inputs, 'comparedScores') : scores
   const dScores = new Float64Array(scores.length)
-  let [loss, correct, masked] = [0, 0, 0]
+  let [loss, correct, masked, falseNegatives] = [0, 0, 0, 0]
   for (let r = 0; r < rows; r++) {
     const query = first + r
     const target = query * group
-    const removed = removedColumns(inputs, c, query)
+    const { foreign, identity, score } = removedColumns(inputs, c, query, compared.subarray(r * columns, (r + 1) * columns))
+    const removed = new Set([...foreign, ...identity, ...score])
     const z = Array.from(scores.subarray(r * columns, (r + 1) * columns), (score) => round(score / temperature))
     const own = z.map((_, j) => j).filter((j) => j >= target && j < target + group && !removed.has(j))
     const candidates = c.attributes['ownGroupOnly'] ? own : z.map((_, j) => j).filter((j) => !removed.has(j))
@@ -135,14 +158,22 @@ function contrastiveReference(inputs: Operands, c: OpCase, round: Round): Output
     }
     loss = round(loss + round(rowLoss * scale))
     for (let j = 0; j < columns; j++) dScores[r * columns + j] = round(gradient[j]! * round(scale / temperature))
-    masked += removed.size
+    masked += identity.size
+    falseNegatives += score.size
     const best = candidates.reduce((a, j) => (scores[r * columns + j]! > scores[r * columns + a]! ? j : a), candidates[0]!)
     correct += best === target ? 1 : 0
   }
-  return { loss: Float64Array.of(loss), correct: Int32Array.of(correct), masked: Int32Array.of(masked), dScores }
+  return {
+    loss: Float64Array.of(loss),
+    correct: Int32Array.of(correct),
+    masked: Int32Array.of(masked),
+    falseNegatives: Int32Array.of(falseNegatives),
+    dScores,
+  }
 }
 
-// data: 'ids' equal passages, inside groups and across; 'queries' equal queries; 'positives' listed positives; 'teacher'; 'ties'
+// data: 'ids' equal passages, inside groups and across; 'queries' equal queries; 'positives' listed positives; 'numbers' columns removed by
+// number, some targets among them; 'sources' three sources; 'teacher'; 'ties'
 function contrastiveInputs(c: OpCase, random: Random): Inputs {
   const [rows, columns, queries] = [size(c, 'rows'), size(c, 'cols'), size(c, 'queries')]
   const group = c.attributes['groupSize'] ?? 1
@@ -164,7 +195,16 @@ function contrastiveInputs(c: OpCase, random: Random): Inputs {
     ...(has('ids') || has('positives') ? { passageIds: random.ints(columns, Math.ceil(columns / 2)) } : {}),
     ...(has('queries') ? { queryIds: random.ints(queries, Math.ceil(queries / 2)) } : {}),
     ...(has('positives') ? { positiveOffsets: offsets, positiveIds: Int32Array.from(listed.flat()) } : {}),
+    ...(has('numbers') ? removedByNumber(random, queries, columns) : {}),
+    ...(has('sources') ? { sourceIds: random.ints(queries, 3) } : {}),
   }
+}
+
+function removedByNumber(random: Random, queries: number, columns: number): Inputs {
+  const rows = Array.from({ length: queries }, () => Array.from(random.choose(random.integer(6), columns)).sort((a, b) => a - b))
+  const offsets = new Int32Array(queries + 1)
+  for (const [i, row] of rows.entries()) offsets[i + 1] = offsets[i]! + row.length
+  return { removedOffsets: offsets, removedColumns: Int32Array.from(rows.flat()) }
 }
 
 const contrastive: OpSpec = {
@@ -185,12 +225,45 @@ const contrastive: OpSpec = {
     },
     { attributes: { rows: 7, cols: 21, queries: 7, groupSize: 3, temperature: 0.1, ownGroupOnly: 1, m3Weight: 1 }, data: 'teacher ids' },
     { attributes: { rows: 40, cols: 80, queries: 40, groupSize: 2 }, data: 'ties' },
+    { attributes: { rows: 20, cols: 40, queries: 40, firstRow: 20, temperature: 0.1, pad: 1 }, data: 'numbers' },
+    {
+      attributes: { rows: 20, cols: 60, queries: 30, groupSize: 2, firstRow: 10, temperature: 0.1 },
+      data: 'numbers ids queries positives',
+    },
+    { attributes: { rows: 17, cols: 51, queries: 17, groupSize: 3, temperature: 0.05 }, data: 'sources' },
+    { attributes: { rows: 40, cols: 40, queries: 40, temperature: 0.1, falseNegativeMargin: 0.1 } },
+    {
+      attributes: { rows: 17, cols: 51, queries: 17, groupSize: 3, temperature: 0.1, falseNegativeMargin: -0.05, falseNegativesInGroup: 1 },
+    },
+    { attributes: { rows: 40, cols: 80, queries: 40, groupSize: 2, falseNegativeMargin: 0 }, data: 'ties' },
+    { attributes: { rows: 40, cols: 80, queries: 40, groupSize: 2, falseNegativeMargin: -2, falseNegativesInGroup: 1 } },
+    {
+      attributes: {
+        rows: 7,
+        cols: 28,
+        queries: 7,
+        groupSize: 4,
+        temperature: 0.1,
+        ownGroupOnly: 1,
+        falseNegativeMargin: 0,
+        falseNegativesInGroup: 1,
+      },
+      data: 'sources',
+    },
+    {
+      attributes: {
+        ...{ rows: 17, cols: 68, queries: 17, groupSize: 4, temperature: 0.3, klWeight: 0.5, m3Weight: 0.7, pad: 3 },
+        ...{ falseNegativeMargin: 0.1, falseNegativesInGroup: 1 },
+      },
+      data: 'teacher ids queries positives numbers sources',
+    },
   ],
   inputs: contrastiveInputs,
   reference: contrastiveReference,
   proof: {
     loss: (inputs, c) => floats(contrastiveReference(inputs, c, inFloat64), 'loss')[0]!,
     of: { dScores: 'scores' },
+    extra: (inputs) => ({ comparedScores: floats(inputs, 'scores') }), // what is removed by score does not move with the scores
   },
   benchmarks: [{ attributes: { rows: 256, cols: 16384, queries: 16384, temperature: 0.02 }, bytes: 2 * 4 * 256 * 16384 }],
 }

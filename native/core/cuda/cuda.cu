@@ -21,6 +21,19 @@ constexpr int kCastThreads = 256;
 
 thread_local int threadDevice = -1;  // the current device of this thread, as set by attach()
 
+#if defined(BGE_CUDA_EMULATED)
+constexpr bool hasWgmma = true;
+#else
+constexpr int kArchitectures[] = {__CUDA_ARCH_LIST__};
+constexpr bool listed(int architecture) {
+  for (int a : kArchitectures) {
+    if (a == architecture) return true;
+  }
+  return false;
+}
+constexpr bool hasWgmma = listed(900);
+#endif
+
 [[noreturn]] void unavailable(const std::string& sentence) { throw Error("ERR_BGE_DEVICE_UNAVAILABLE", sentence); }
 
 std::string version(int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); }
@@ -100,6 +113,17 @@ CudaBackend::CudaBackend(int index)
   if (properties_.major < 8) {
     unavailable(std::string(properties_.name) + " (cuda:" + std::to_string(index) + ") has compute capability " +
                 std::to_string(properties_.major) + "." + std::to_string(properties_.minor) + ", but 8.0 (Ampere) or later is needed");
+  }
+  const char* attention = std::getenv("BGE_CUDA_ATTENTION");
+  if (attention && *attention && std::strcmp(attention, "mma") != 0) {
+    if (std::strcmp(attention, "wgmma") != 0)
+      throw Error("ERR_BGE_ARGUMENT", std::string("BGE_CUDA_ATTENTION must be mma or wgmma, but was \"") + attention + "\"");
+    if (!hasWgmma || properties_.major != 9 || properties_.minor != 0) {
+      unavailable("BGE_CUDA_ATTENTION=wgmma needs a GPU of compute capability 9.0 and a library compiled for it, but " +
+                  std::string(properties_.name) + " (cuda:" + std::to_string(index) + ") has " + std::to_string(properties_.major) + "." +
+                  std::to_string(properties_.minor) + (hasWgmma ? "" : " and this library has no code for 9.0"));
+    }
+    wgmmaAttention_ = true;
   }
   blas_ = Blas::open(*this);
 }

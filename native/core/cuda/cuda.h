@@ -80,6 +80,7 @@ class CudaBackend final : public Backend {
   // One product: cuBLASLt, or our own kernel where cuBLASLt is not (BGE_CUDA_GEMM=own, the emulator) or has not the epilogue (exact GELU).
   void product(const GemmCall& call);
   std::unique_ptr<Blas> blas_;
+  bool wgmmaAttention_ = false;  // BGE_CUDA_ATTENTION=wgmma: see ops/attention.cu
 
   // -- graphs.cu -------------------------------------------------------------------------------------------------------------------------
   struct Graph {

@@ -233,6 +233,7 @@ void Machine::runBlock() {
     b.waiting.clear();
     b.arrived = 0;
   }
+  startWgmma(count);
   std::memset(shared() - kGuard, kPoison, launch->sharedBytes + 2 * kGuard);
   std::memset(fixed(), kPoison, std::max<size_t>(staticUsed, 1));
   statics.clear();
@@ -266,6 +267,7 @@ void Machine::runBlock() {
       if (!failure.empty()) return;
     }
   }
+  failure = wgmmaProblem();
   if (!poisoned(shared() - kGuard, kGuard) || !poisoned(shared() + launch->sharedBytes, kGuard)) {
     failure = "the kernel wrote outside of its " + std::to_string(launch->sharedBytes) + " bytes of dynamic shared memory";
   }
@@ -459,6 +461,7 @@ void waitAsync(int pending) {
         std::memcpy(c.to, c.from, 16);
       else
         std::memset(c.to, 0, 16);
+      landed(c.to);
     }
     t.groups.pop_front();
   }

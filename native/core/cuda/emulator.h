@@ -132,6 +132,22 @@ void mma16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Operan
 void mmaTf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);              // m16n8k8
 void ldmatrix(uint32_t* r, int matrices, bool transposed, const void* row);
 
+// -- wgmma (emulator_tensor.cc) -----------------------------------------------------------------------------------------------------------
+// One warp at a time computes its 16 of the 64 rows, at the call; the accumulator is NaN from there to the wait. Errors: a descriptor that
+// is misaligned or of another swizzle, a tile whose cp.async was not followed by fence.proxy.async, an operand or an accumulator that
+// changes before the wait, no wgmma.fence after the last wait, a warp of the four that takes no part, an end without a wait.
+constexpr uint32_t kSharedStart = 1024 + 128;  // address of dynamic shared memory: aligned to 128 bytes, as on a GPU, and to no more
+uint32_t sharedAddress(const void* p);
+void fenceAsyncProxy();
+void wgmmaFence();
+void wgmmaCommit();
+void wgmmaWait(int pending);
+// a: four registers, or null: descriptorA. b (16, 64): stored as (64, 16), or transposed as (16, 64).
+void wgmma(float (&d)[8][4], const uint32_t* a, uint64_t descriptorA, uint64_t descriptorB, bool transposedB, bool accumulate);
+void startWgmma(int threads);    // a block begins
+void landed(const void* shared);  // a cp.async of the running thread
+std::string wgmmaProblem();      // a block has ended: what is wrong, or nothing
+
 // -- launches ----------------------------------------------------------------------------------------------------------------------------
 struct Launch {
   std::string kernel;

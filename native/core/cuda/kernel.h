@@ -172,7 +172,9 @@ __host__ __device__ __forceinline__ uint32_t roundTf32(float v) {
 #endif
 }
 
-#if !defined(BGE_CUDA_EMULATED)
+#if defined(BGE_CUDA_EMULATED)
+inline uint32_t sharedAddress(const void* p) { return emulated::sharedAddress(p); }
+#else
 __device__ __forceinline__ uint32_t sharedAddress(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 #endif
 
@@ -241,6 +243,94 @@ __device__ __forceinline__ void waitAsync() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 #endif
 }
+
+// -- warpgroup products, sm_90a only ------------------------------------------------------------------------------------------------------
+// Asynchronous products of a warpgroup, four whole warps: d (64, 64) f32 (+)= a (64, 16) b (16, 64), bf16. Warp w has rows 16 w .. of d, as
+// eight tiles of mma.m16n8: d[n][i] is d[i] of mmaBf16 for columns 8 n ...
+//   wgmmaFence()      before the first product after registers were touched: those of d (unless by a product) or of a
+//   wgmmaCommit()     closes a group of products
+//   wgmmaWait<N>()    all but the newest N groups are complete: only then are d, a and the tiles in shared memory free again
+//   fenceAsyncProxy() products read shared memory through another path than threads: after writes (or waitAsync), before the barrier
+// BGE_WGMMA: the code being compiled may use them; elsewhere these words do nothing, so a kernel must not be run there.
+#if defined(BGE_CUDA_EMULATED) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define BGE_WGMMA
+#endif
+
+// A tile in shared memory under the 128-byte swizzle: rows of 128 bytes, eight of them a unit of 1024 bytes that starts at a multiple of
+// 1024; in row r the 16-byte chunk c lies at c ^ (r % 8). `shared`: the tile, plus 32 bytes for every 16 of depth that lie along the rows.
+//   rows are d's rows or columns (K-major): strideBytes from one unit to the next 8 rows; leadingBytes is not used
+//   rows are the depth (transposed, MN-major): strideBytes from one unit to the next 8 of depth; leadingBytes to the next 64 columns
+__device__ __forceinline__ uint64_t wgmmaDescriptor(const void* shared, uint32_t leadingBytes, uint32_t strideBytes) {
+  const uint64_t address = sharedAddress(shared) >> 4 & 0x3fffu, leading = leadingBytes >> 4 & 0x3fffu, stride = strideBytes >> 4 & 0x3fffu;
+  return address | leading << 16 | stride << 32 | uint64_t{1} << 62;
+}
+
+__device__ __forceinline__ void fenceAsyncProxy() {
+#if defined(BGE_CUDA_EMULATED)
+  emulated::fenceAsyncProxy();
+#elif defined(BGE_WGMMA)
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wgmmaFence() {
+#if defined(BGE_CUDA_EMULATED)
+  emulated::wgmmaFence();
+#elif defined(BGE_WGMMA)
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wgmmaCommit() {
+#if defined(BGE_CUDA_EMULATED)
+  emulated::wgmmaCommit();
+#elif defined(BGE_WGMMA)
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+template <int pending>
+__device__ __forceinline__ void wgmmaWait() {
+#if defined(BGE_CUDA_EMULATED)
+  emulated::wgmmaWait(pending);
+#elif defined(BGE_WGMMA)
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
+#endif
+}
+
+#define BGE_WGMMA_D                                                                                               \
+  "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),\
+  "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),\
+  "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),\
+  "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
+// d = a b (accumulate: d += a b): a (64, 16) from a tile whose rows are d's rows, b (16, 64) from one whose rows are d's columns.
+__device__ __forceinline__ void wgmmaBf16(float (&d)[8][4], uint64_t a, uint64_t b, bool accumulate) {
+#if defined(BGE_CUDA_EMULATED)
+  emulated::wgmma(d, nullptr, a, b, false, accumulate);
+#elif defined(BGE_WGMMA)
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "%32, %33, p, 1, 1, 0, 0;\n}"
+      : BGE_WGMMA_D
+      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
+#endif
+}
+// d += a b: a in registers, as operand A of mmaBf16 for the warp's 16 rows; b (16, 64) from a tile whose rows are the depth.
+__device__ __forceinline__ void wgmmaBf16Transposed(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
+#if defined(BGE_CUDA_EMULATED)
+  emulated::wgmma(d, a, 0, b, true, true);
+#elif defined(BGE_WGMMA)
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "{%32, %33, %34, %35}, %36, p, 1, 1, 1;\n}"
+      : BGE_WGMMA_D
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+#endif
+}
+#undef BGE_WGMMA_D
 
 // -- host --------------------------------------------------------------------------------------------------------------------------------
 // Throws Error (ERR_BGE_OOM for want of memory, else ERR_BGE_INTERNAL) unless status is cudaSuccess. `what`: what was being done.

@@ -15,7 +15,7 @@ struct MaskRange {
   int32_t targetId;           // columns with this id are removed
   const int32_t* positives;   // ascending; columns with one of these ids are removed
   int64_t positiveCount;
-  int64_t removed;            // += number of removed columns
+  int64_t removed;            // += number of removed columns that were not -infinity before
 };
 
 struct AdamWStep {

@@ -243,9 +243,9 @@ static float maskedMaximum(MaskRange* range) {
       if (!(__builtin_constant_p(lanes) && lanes == W)) mask &= firstLanes(lanes);
       vf s = loadLanes(x + i, lanes);
       if (any(mask)) {
+        removed -= mask & (s != -inf);
         s = select(mask, set1(-inf), s);
         storeLanes(x + i, s, lanes);
-        removed -= mask;
       }
       if (!(__builtin_constant_p(lanes) && lanes == W)) s = select(firstLanes(lanes), s, set1(-inf));
       high = vmax(s, high);
@@ -265,8 +265,8 @@ static float maskedMaximum(MaskRange* range) {
     const uint32_t h = (uint32_t)ids[i] & 4095u;
     const bool maybe = (filter[h >> 6] >> (h & 63u)) & 1u;
     if (ids[i] == range->targetId || (maybe && contains(range->positives, count, ids[i]))) {
+      range->removed += x[i] != -inf;
       x[i] = -inf;
-      ++range->removed;
     }
   }
   return maximum(x, n);
