@@ -13,7 +13,7 @@ const root = join(import.meta.dirname, '..')
 const scratch = mkdtempSync(join(tmpdir(), 'bge-cuda-library-'))
 afterAll(() => rmSync(scratch, { recursive: true, force: true }))
 
-const names = ['BGE_CUDA_LIBRARY', 'BGE_CUDA_GEMM', 'BGE_CUBLASLT'] as const
+const names = ['BGE_CUDA_LIBRARY', 'BGE_CUDA_GEMM', 'BGE_CUBLASLT', 'BGE_CUDA_ATTENTION'] as const
 const before = names.map((name) => process.env[name])
 afterEach(() => {
   names.forEach((name, i) => {
@@ -203,6 +203,13 @@ describe.skipIf(!existsSync(emulated))('the emulated device (skipped without bui
     const small = device.zeros(2, 2)
     expect(await small.toArray()).toEqual(new Float32Array(4))
     device.dispose()
+  })
+
+  it('knows two versions of the attention', async () => {
+    process.env['BGE_CUDA_ATTENTION'] = 'mine'
+    const error = await failure('cuda', emulated)
+    expect(error.code).toBe('ERR_BGE_ARGUMENT')
+    expect(error.message).toBe('BGE_CUDA_ATTENTION must be mma or wgmma, but was "mine"')
   })
 
   it('says that cuBLASLt is missing where it is asked for by name', async () => {

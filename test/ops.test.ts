@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Device } from '../lib/native.js'
 import { specs } from './ops/index.js'
 import { difference, gradientProblems, type OpResult, prepare, problems, zeroOutputs } from './support/check.js'
-import { availableIsas, cudaLibrary, openCuda, openIsa } from './support/devices.js'
+import { availableIsas, cudaLibrary, hasWgmma, openCuda, openIsa } from './support/devices.js'
 import { philox } from './support/philox.js'
 import { Random } from './support/random.js'
 import { inFloat64, type OpCase, type OpSpec, type Storage } from './support/spec.js'
@@ -40,14 +40,16 @@ it('the baseline instruction set runs everywhere', () => {
   expect(isas).toContain(process.env['BGE_ISA'] ?? 'base')
 })
 
-const columns: { name: string; storage: Storage; open: (threads: number) => Promise<Device> }[] = isas.map((isa) => ({
+const columns: { name: string; storage: Storage; open: (threads: number) => Promise<Device>; only?: RegExp }[] = isas.map((isa) => ({
   name: `cpu ${isa}`,
   storage: 'f32',
   open: (threads) => openIsa(isa, threads),
 }))
-if (cudaLibrary) columns.push({ name: 'cuda', storage: 'bf16', open: openCuda })
+if (cudaLibrary) columns.push({ name: 'cuda', storage: 'bf16', open: () => openCuda() })
+// The second version of the attention behind the same specs, where the device has it.
+if (await hasWgmma()) columns.push({ name: 'cuda by wgmma', storage: 'bf16', open: () => openCuda('wgmma'), only: /^attention/ })
 
-describe.each(columns)('$name', ({ storage, open }) => {
+describe.each(columns)('$name', ({ storage, open, only }) => {
   let two: Device
   let one: Device
   beforeAll(async () => {
@@ -60,6 +62,7 @@ describe.each(columns)('$name', ({ storage, open }) => {
   })
 
   for (const spec of specs) {
+    if (only && !only.test(spec.name)) continue
     describe(spec.name, () => {
       it.each(spec.cases.map((c) => [titleOf(c), c] as const))('%s', async (_, c) => {
         const p = prepare(spec, c, storage)
@@ -82,11 +85,11 @@ describe.each(columns)('$name', ({ storage, open }) => {
     expect(difference({ out: out.slice(0, rows * 203) }, part)).toBeUndefined()
   })
 
-  it('attention: a sequence is the same alone and behind others', async () => {
-    const c: OpCase = { attributes: { heads: 2, headSize: 32 }, lengths: [17, 59, 4] }
+  it.each([32, 64])('attention, head size %i: a sequence is the same alone and behind others', async (headSize) => {
+    const c: OpCase = { attributes: { heads: 2, headSize }, lengths: [17, 59, 4] }
     const inputs = prepare(specOf('attention'), c, storage).inputs
     const { out } = (await two.op('attention', inputs, c.attributes)) as { out: Float32Array }
-    const cut = (name: string): Float32Array => (inputs[name] as Float32Array).slice(17 * 64, 76 * 64)
+    const cut = (name: string): Float32Array => (inputs[name] as Float32Array).slice(17 * 2 * headSize, 76 * 2 * headSize)
     const alone = {
       q: cut('q'),
       k: cut('k'),
@@ -96,7 +99,8 @@ describe.each(columns)('$name', ({ storage, open }) => {
       queryPosition: (inputs['queryPosition'] as Int32Array).slice(17, 76),
       stream: (inputs['stream'] as Uint32Array).slice(1, 2),
     }
-    expect(difference({ out: out.slice(17 * 64, 76 * 64) }, (await two.op('attention', alone, c.attributes)) as OpResult)).toBeUndefined()
+    const result = (await two.op('attention', alone, c.attributes)) as OpResult
+    expect(difference({ out: out.slice(17 * 2 * headSize, 76 * 2 * headSize) }, result)).toBeUndefined()
   })
 
   it('squared_norm keeps NaN and infinity visible', async () => {

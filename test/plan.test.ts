@@ -215,7 +215,7 @@ const cases: Case[] = [
   { stage: 'finetune', data: 'mixed', device: 'cuda', config: { microBatchTokens: 100, batchSize: 2, groupSize: 2 } },
 ].filter(({ device }) => device === undefined || (device === 'cuda' ? cudaLibrary !== undefined : isas.includes(device))) as Case[]
 
-describe.each(cases.map((one) => ({ name: JSON.stringify(one), one })))('$name', ({ one }) => {
+describe.each(cases.map((one) => [JSON.stringify(one), one] as const))('%s', (_, one) => {
   let measured: Measured
   beforeAll(async () => {
     measured = await measure(one)

@@ -113,6 +113,57 @@ __global__ void halfWarpsKernel(int* out) {
   out[t] = t < 16 ? __shfl_xor_sync(0x0000ffffu, t, 3) : __shfl_xor_sync(0xffff0000u, t, 5);
 }
 
+// Where element (row, column) of a tile of 64 columns lies under the 128-byte swizzle of the PTX ISA: rows of 128 bytes from a multiple of 1024
+// on; of the resulting address, bits 4 .. 6 are exclusive-ored with bits 7 .. 9.
+__device__ char* swizzled(char* shared, int row, int column) {
+  const uint32_t start = sharedAddress(shared), linear = start + static_cast<uint32_t>(row * 128 + column * 2);
+  return shared + ((linear ^ ((linear >> 7 & 7) << 4)) - start);
+}
+__device__ char* nextUnit(char* shared) { return shared + (-sharedAddress(shared) & 1023u); }
+constexpr size_t kTwoTiles = 2 * 8192 + 1024;
+
+// d (64, 64) += a (64, 64) b, a in tile 0 or in registers. b: stored as its transpose (a in a tile), or as it is (a in registers).
+__global__ void wgmmaKernel(float* d, const uint16_t* a, const uint16_t* b, bool registers, bool accumulate) {
+#if defined(BGE_WGMMA)
+  BGE_SHARED(char, unaligned);
+  char *const tileA = nextUnit(unaligned), *const tileB = tileA + 8192;
+  const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
+  for (int i = t; i < 4096; i += 128) {
+    const int row = i / 64, column = i % 64;
+    *reinterpret_cast<uint16_t*>(swizzled(tileA, row, column)) = a[i];
+    if (registers)
+      *reinterpret_cast<uint16_t*>(swizzled(tileB, row, column)) = b[i];
+    else
+      *reinterpret_cast<uint16_t*>(swizzled(tileB, column, row)) = b[i];
+  }
+  fenceAsyncProxy();
+  __syncthreads();
+  // d_i of the PTX ISA: row = 16 (warp % 4) + lane / 4 + 8 ((i / 2) % 2), column = 8 (i / 4) + 2 (lane % 4) + i % 2.
+  const auto at = [&](int i) { return (16 * warp + lane / 4 + 8 * (i / 2 % 2)) * 64 + 8 * (i / 4) + 2 * (lane % 4) + i % 2; };
+  float fd[8][4];
+  uint32_t fa[4][4];
+  for (int i = 0; i < 32; ++i) fd[i / 4][i % 4] = d[at(i)];
+  for (int step = 0; step < 4; ++step) {
+    for (int r = 0; r < 4; ++r) {  // a_i: row = 16 warp + lane / 4 + 8 ((i / 2) % 2), column = 8 (i / 4) + 2 (lane % 4) + i % 2
+      const int row = 16 * warp + lane / 4 + 8 * (r % 2), column = 16 * step + 8 * (r / 2) + 2 * (lane % 4);
+      fa[step][r] = a[row * 64 + column] | static_cast<uint32_t>(a[row * 64 + column + 1]) << 16;
+    }
+  }
+  wgmmaFence(fd, fa[0], fa[1], fa[2], fa[3]);
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
+    if (registers)
+      wgmmaBf16Transposed(fd, fa[step], wgmmaDescriptor(tileB + step * 16 * 128, 1024, 1024));
+    else
+      wgmmaBf16(fd, wgmmaDescriptor(tileA + step * 32, 1024, 1024), wgmmaDescriptor(tileB + step * 32, 1024, 1024), accumulate || step > 0);
+    if (step == 1) wgmmaCommit();  // the second group goes on from the first's results
+  }
+  wgmmaCommit();
+  wgmmaWait<0>(fd);
+  for (int i = 0; i < 32; ++i) d[at(i)] = fd[i / 4][i % 4];
+#endif
+}
+
 __global__ void addOneKernel(int* p) {
   if (threadIdx.x == 0) p[blockIdx.x] += 1;
 }
@@ -161,6 +212,36 @@ __global__ void overrun(float* out) {
   out[threadIdx.x] = 1;
 }
 __global__ void overrunDevice(float* out) { out[threadIdx.x + 1] = 1; }
+enum class Wgmma : int { right, wait, fence, proxyFence, alignment, swizzle, warp, accumulator, operand };
+// One product with one fault. `in`: 8 KiB, which is both operands.
+__global__ void faultyWgmma(float* out, const float* in, Wgmma fault) {
+  BGE_SHARED(char, unaligned);
+  char* const tile = nextUnit(unaligned) + (fault == Wgmma::alignment ? 128 : 0);
+  const int t = static_cast<int>(threadIdx.x);
+  for (int i = t; i < 512; i += 128) copyAsync16(tile + i * 16, in + i * 4);
+  commitAsync();
+  waitAsync<0>();
+  if (fault != Wgmma::proxyFence) fenceAsyncProxy();
+  __syncthreads();
+  float d[8][4] = {};
+  const uint64_t both = wgmmaDescriptor(tile, 1024, 1024) ^ (fault == Wgmma::swizzle ? uint64_t{3} << 62 : 0);
+  if (fault != Wgmma::fence) wgmmaFence();
+  if (fault != Wgmma::warp || t < 96) wgmmaBf16(d, both, both, false);
+  if (fault == Wgmma::accumulator) d[3][1] = 0;
+  if (fault == Wgmma::operand) *reinterpret_cast<float*>(tile) = 8;
+  wgmmaCommit();
+  if (fault == Wgmma::wait) out[t] = d[1][2];
+  wgmmaWait<0>();
+  if (fault != Wgmma::wait) out[t] = d[1][2];
+}
+__global__ void unendedWgmma(float* out) {
+  BGE_SHARED(char, unaligned);
+  char* const tile = nextUnit(unaligned);
+  float d[8][4] = {};
+  wgmmaFence();
+  wgmmaBf16(d, wgmmaDescriptor(tile, 1024, 1024), wgmmaDescriptor(tile, 1024, 1024), false);
+  out[threadIdx.x] = 1;
+}
 __global__ void misaligned(float* out) {
   BGE_SHARED(char, shared);
   uint32_t r[4];
@@ -197,15 +278,15 @@ struct Array {
   }
 };
 
-// The largest difference between d (16, 8) and c + a (16, K) b.
+// The largest difference between d (rows, columns) and c + a (rows, K) b.
 template <class A, class B>
-double difference(const std::vector<float>& d, const std::vector<float>& c, int K, A a, B b) {
+double difference(const std::vector<float>& d, const std::vector<float>& c, int K, A a, B b, int rows = 16, int columns = 8) {
   double worst = 0;
-  for (int i = 0; i < 16; ++i) {
-    for (int j = 0; j < 8; ++j) {
-      double sum = static_cast<double>(c[static_cast<size_t>(i * 8 + j)]);
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < columns; ++j) {
+      double sum = static_cast<double>(c[static_cast<size_t>(i * columns + j)]);
       for (int k = 0; k < K; ++k) sum += static_cast<double>(a(i, k)) * static_cast<double>(b(k, j));
-      worst = std::max(worst, std::fabs(sum - static_cast<double>(d[static_cast<size_t>(i * 8 + j)])));
+      worst = std::max(worst, std::fabs(sum - static_cast<double>(d[static_cast<size_t>(i * columns + j)])));
     }
   }
   return worst;
@@ -244,6 +325,30 @@ void products(const Stream& s) {
     EXPECT(difference(
                d.read(), zeros, 8, [&](int i, int k) { return rounded(a[static_cast<size_t>(i * 8 + k)]); },
                [&](int k, int j) { return rounded(b[static_cast<size_t>(k * 8 + j)]); }) < kSmall);
+  }
+}
+
+void warpgroupProducts(const Stream& s) {
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, 0), "the device's properties");
+  if (properties.major != 9 || properties.minor != 0) return;  // the words need it
+  std::vector<float> a(4096), b(4096), c(4096);
+  for (float& v : a) v = test::anyNumber();
+  for (float& v : b) v = test::anyNumber();
+  for (float& v : c) v = test::anyNumber();
+  std::vector<uint16_t> bitsA, bitsB;
+  for (float v : a) bitsA.push_back(__bfloat16_as_ushort(__float2bfloat16_rn(v)));
+  for (float v : b) bitsB.push_back(__bfloat16_as_ushort(__float2bfloat16_rn(v)));
+  const Array<uint16_t> da(s, bitsA), db(s, bitsB);
+  const auto A = [&](int i, int k) { return toFloat(fromFloat<bf16>(a[static_cast<size_t>(i * 64 + k)])); };
+  const auto B = [&](int k, int j) { return toFloat(fromFloat<bf16>(b[static_cast<size_t>(k * 64 + j)])); };
+  for (const bool registers : {false, true}) {
+    for (const bool accumulate : {false, true}) {
+      if (registers && !accumulate) continue;
+      const Array<float> d(s, c);
+      launch(wgmmaKernel, 1, 128, kTwoTiles, s.stream, d.p, da.p, db.p, registers, accumulate);
+      EXPECT(difference(d.read(), accumulate ? c : std::vector<float>(4096, 0.0f), 64, A, B, 64, 64) < 4 * kSmall);
+    }
   }
 }
 
@@ -325,6 +430,8 @@ void rounding() {
 #if defined(BGE_CUDA_EMULATED)
 void faults(const Stream& s) {
   const Array<float> in(s, std::vector<float>(512, 3.0f)), out(s, std::vector<float>(128, 0.0f));
+  const Array<float> tile(s, std::vector<float>(2048, bitsAs<float>(0x3f803f80u)));  // ones in bf16
+  constexpr float ones = 16;
   const auto under = [](const char* seed) { setenv("BGE_CUDA_EMULATED_ORDER", seed, 1); };
   launch(missingWait, 1, 128, 2048, s.stream, out.p, in.p);
   for (float v : out.read()) EXPECT(std::isnan(v));
@@ -352,6 +459,24 @@ void faults(const Stream& s) {
     EXPECT(test::has(error(overrunDevice, 128, 0), "behind the end of an allocation of 512 bytes"));
     EXPECT(test::has(error(misaligned, 32, 4096), "ldmatrix: the shared address is not 16-byte aligned"));
     EXPECT(test::has(error(misaligned, 32, 64), "outside of shared memory") || test::has(error(misaligned, 32, 64), "16-byte aligned"));
+    const auto wgmmaError = [&](Wgmma fault) {
+      return test::errorOf([&] {
+        launch(faultyWgmma, 1, 128, kTwoTiles, s.stream, out.p, tile.p, fault);
+        s.wait();
+      });
+    };
+    EXPECT(wgmmaError(Wgmma::right).empty());
+    for (float v : out.read()) EXPECT(v == ones);
+    EXPECT(wgmmaError(Wgmma::wait).empty());
+    for (float v : out.read()) EXPECT(std::isnan(v));
+    EXPECT(test::has(wgmmaError(Wgmma::fence), "without a wgmma.fence"));
+    EXPECT(test::has(wgmmaError(Wgmma::proxyFence), "without a fence.proxy.async"));
+    EXPECT(test::has(wgmmaError(Wgmma::alignment), "must start at a multiple of 1024 bytes"));
+    EXPECT(test::has(wgmmaError(Wgmma::swizzle), "128-byte swizzle only"));
+    EXPECT(test::has(wgmmaError(Wgmma::warp), "different numbers of wgmma"));
+    EXPECT(test::has(wgmmaError(Wgmma::accumulator), "an accumulator was written before the wait"));
+    EXPECT(test::has(wgmmaError(Wgmma::operand), "an operand in shared memory changed before the wait"));
+    EXPECT(test::has(error(unendedWgmma, 128, kTwoTiles), "has exited while its wgmma is in flight"));
     EXPECT(test::has(error(overrun, 2000, 0), "invalid configuration"));
     EXPECT(test::has(error(overrun, 32, 1 << 20), "invalid configuration"));
   }
@@ -368,6 +493,7 @@ void test::words() {
   const Stream s;
   rounding();
   products(s);
+  warpgroupProducts(s);
   loads(s);
   reductions(s);
   graphs(s);

@@ -24,15 +24,30 @@ export const cudaLibrary: string | undefined = [
   join(import.meta.dirname, '../../build-emulated/bge_cuda.so'),
 ].find((file) => file !== undefined && existsSync(file))
 
-/** Opens that library's device; BGE_CUDA_LIBRARY is as it was afterwards. */
-export async function openCuda(): Promise<Device> {
-  const before = process.env['BGE_CUDA_LIBRARY']
-  process.env['BGE_CUDA_LIBRARY'] = cudaLibrary
+/** Opens that library's device, with a version of its attention (BGE_CUDA_ATTENTION) if given; the variables are as they were afterwards. */
+export async function openCuda(attention?: 'mma' | 'wgmma'): Promise<Device> {
+  const variables = { BGE_CUDA_LIBRARY: cudaLibrary, ...(attention && { BGE_CUDA_ATTENTION: attention }) }
+  const before = Object.keys(variables).map((name) => [name, process.env[name]] as const)
+  Object.assign(process.env, variables)
   try {
     return await openDevice({ device: 'cuda' })
   } finally {
-    if (before === undefined) delete process.env['BGE_CUDA_LIBRARY']
-    else process.env['BGE_CUDA_LIBRARY'] = before
+    for (const [name, value] of before) {
+      if (value === undefined) delete process.env[name]
+      else process.env[name] = value
+    }
+  }
+}
+
+/** Whether there is a library whose device has the second version of the attention. */
+export async function hasWgmma(): Promise<boolean> {
+  if (!cudaLibrary) return false
+  try {
+    ;(await openCuda('wgmma')).dispose()
+    return true
+  } catch (error) {
+    if (!(error instanceof BgeError && error.code === 'ERR_BGE_DEVICE_UNAVAILABLE')) throw error
+    return false
   }
 }
 

@@ -247,9 +247,9 @@ __device__ __forceinline__ void waitAsync() {
 // -- warpgroup products, sm_90a only ------------------------------------------------------------------------------------------------------
 // Asynchronous products of a warpgroup, four whole warps: d (64, 64) f32 (+)= a (64, 16) b (16, 64), bf16. Warp w has rows 16 w .. of d, as
 // eight tiles of mma.m16n8: d[n][i] is d[i] of mmaBf16 for columns 8 n ...
-//   wgmmaFence()      before the first product after registers were touched: those of d (unless by a product) or of a
+//   wgmmaFence(r...)  before the first product after registers were touched: those of d (unless by a product) or of a. r: all of them
 //   wgmmaCommit()     closes a group of products
-//   wgmmaWait<N>()    all but the newest N groups are complete: only then are d, a and the tiles in shared memory free again
+//   wgmmaWait<N>(r...) all but the newest N groups are complete: only then are d, a and the tiles in shared memory free again. r: these d
 //   fenceAsyncProxy() products read shared memory through another path than threads: after writes (or waitAsync), before the barrier
 // BGE_WGMMA: the code being compiled may use them; elsewhere these words do nothing, so a kernel must not be run there.
 #if defined(BGE_CUDA_EMULATED) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -272,7 +272,25 @@ __device__ __forceinline__ void fenceAsyncProxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
-__device__ __forceinline__ void wgmmaFence() {
+#define BGE_WGMMA_D                                                                                               \
+  "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),\
+  "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),\
+  "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),\
+  "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
+// An empty statement that reads and writes registers, so that the compiler moves no use of them past the fence or the wait beside it.
+__device__ __forceinline__ void holdRegisters([[maybe_unused]] float (&d)[8][4]) {
+#if !defined(BGE_CUDA_EMULATED) && defined(BGE_WGMMA)
+  asm volatile("" : BGE_WGMMA_D : : "memory");
+#endif
+}
+__device__ __forceinline__ void holdRegisters([[maybe_unused]] uint32_t (&a)[4]) {
+#if !defined(BGE_CUDA_EMULATED) && defined(BGE_WGMMA)
+  asm volatile("" : "+r"(a[0]), "+r"(a[1]), "+r"(a[2]), "+r"(a[3]) : : "memory");
+#endif
+}
+template <class... Registers>
+__device__ __forceinline__ void wgmmaFence(Registers&... registers) {
+  (holdRegisters(registers), ...);
 #if defined(BGE_CUDA_EMULATED)
   emulated::wgmmaFence();
 #elif defined(BGE_WGMMA)
@@ -286,20 +304,16 @@ __device__ __forceinline__ void wgmmaCommit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 #endif
 }
-template <int pending>
-__device__ __forceinline__ void wgmmaWait() {
+template <int pending, class... Registers>
+__device__ __forceinline__ void wgmmaWait(Registers&... registers) {
 #if defined(BGE_CUDA_EMULATED)
   emulated::wgmmaWait(pending);
 #elif defined(BGE_WGMMA)
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 #endif
+  (holdRegisters(registers), ...);
 }
 
-#define BGE_WGMMA_D                                                                                               \
-  "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),\
-  "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),\
-  "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),\
-  "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
 // d = a b (accumulate: d += a b): a (64, 16) from a tile whose rows are d's rows, b (16, 64) from one whose rows are d's columns.
 __device__ __forceinline__ void wgmmaBf16(float (&d)[8][4], uint64_t a, uint64_t b, bool accumulate) {
 #if defined(BGE_CUDA_EMULATED)

@@ -67,13 +67,13 @@ __global__ void __launch_bounds__(kThreads, 4) wgmmaForward(const Arguments a) {
     const uint32_t looked = kMask ? maskBits(a, choice, position, lookedKey, keys) : 0u;  // early: it comes from far
 
     float s[8][4] = {};  // scores, then probabilities
-    wgmmaFence();
+    wgmmaFence(s);
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       wgmmaBf16(s, wgmmaDescriptor(shared + step * 32, 1024, 1024), wgmmaDescriptor(kTile + step * 32, 1024, 1024), step > 0);
     }
     wgmmaCommit();
-    wgmmaWait<0>();
+    wgmmaWait<0>(s);
 
     if (kMask || key + kWgmmaRows > keys) {
 #pragma unroll
@@ -148,11 +148,11 @@ __global__ void __launch_bounds__(kThreads, 4) wgmmaForward(const Arguments a) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) p[step][i] = packBf16(s[2 * step + (i >> 1)][(i & 1) * 2], s[2 * step + (i >> 1)][(i & 1) * 2 + 1]);
     }
-    wgmmaFence();
+    wgmmaFence(out[0], p[0], p[1], p[2], p[3]);
 #pragma unroll
     for (int step = 0; step < 4; ++step) wgmmaBf16Transposed(out[0], p[step], wgmmaDescriptor(vTile + step * 2048, 1024, 1024));
     wgmmaCommit();
-    wgmmaWait<0>();
+    wgmmaWait<0>(out[0]);
   }
 
   waitAsync<0>();   // for a sequence without keys
