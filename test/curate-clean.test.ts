@@ -107,6 +107,11 @@ describe('boilerplate', () => {
     '共 12 页',
     '**********',
     'Copyright 2020 Example Inc.',
+    '字号：大 中 小',
+    '点击上方蓝字关注我们',
+    '以上就是小编为大家整理的全部内容，希望对你有帮助',
+    '阅读(1234) 评论(56)',
+    '觉得不错就点个在看吧',
   ])('the line %j goes', (line) => {
     expect(remove(`${BODY}\n${line}\n${BODY}`)).toBe(`${BODY}\n${BODY}`)
   })
@@ -122,6 +127,13 @@ describe('boilerplate', () => {
   ])('the text %j stays', (text) => {
     expect(remove(text)).toBe(text)
   })
+
+  it.each(['4. 如果想用微信扫码付款，可以先下载微信客户端', '2、拨打举报电话：12345', '（3）您是怎样扫描到那个二维码的？'])(
+    'the item %j stays',
+    (line) => {
+      expect(remove(`${BODY}\n${line}\n${BODY}`)).toBe(`${BODY}\n${line}\n${BODY}`)
+    },
+  )
 
   it('lines that the user names, as a whole', async () => {
     expect(boilerplateRemover(['本文共\\d+字', '——.*'])('一段话\n本文共800字\n——完\n本文共800字，很长')).toBe('一段话\n本文共800字，很长')

@@ -65,8 +65,8 @@ function mix(x: number): number {
 /**
  * MinHash signatures by one permutation with optimal densification (Li, Owen, Zhang 2012; Shrivastava 2017, arXiv 1703.04664): each n-gram
  * is hashed once and falls into one of `hashes` bins, a bin keeps its minimum, and an empty bin takes the value of a bin chosen at random,
- * the same for all texts. Two signatures agree in a place with probability J. Against one pass per hash (128 of them) a text of 230 characters
- * takes 3 instead of 42 microseconds, and the curve of candidateProbability holds for it (test/curate-dedup.test.ts).
+ * the same for all texts. Two signatures agree in a place with probability J. Against one pass per hash (128 of them) a text of 150 characters
+ * takes 4.7 instead of 24.7 microseconds (benchmarks/results/curate-hashing.json), and the curve of candidateProbability holds for it (test/curate-dedup.test.ts).
  */
 export class MinHasher {
   readonly hashes: number
