@@ -1,7 +1,7 @@
 // What can be told about build-cuda/bge_cuda.so without a GPU: npm run check:cuda -- [--library FILE] [--arch LIST] [words of a kernel ...]
 //   - machine code for every architecture of a release (--arch: for these), and PTX of the last for later GPUs
 //   - no local memory (register spills, run-time indexed arrays) in any kernel but the slow paths named in COLD
-//   - tensor-core instructions in the kernels named in TENSOR
+//   - tensor-core instructions in the kernels named in TENSOR; those of a warpgroup, on sm_90a, in the kernels named in WARPGROUP
 // Prints registers, stack, static shared memory and instruction counts of every kernel. Exit code 1 where something is wrong. Needs no CUDA
 // tool: the fat binary and its ELF images are read here. Opcodes were found by compiling kernels of one instruction each with nvcc 13.0.
 import { existsSync, readFileSync } from 'node:fs'
@@ -19,6 +19,8 @@ const RELEASE_PTX = '120'
 const COLD = ['generalForward', 'generalBackward', 'contrastiveKernel']
 /** Part of a kernel's name: it must have instructions of the tensor cores. */
 const TENSOR = ['gemmBf16', 'forwardKernel', 'backwardKernel']
+/** The same for kernels of sm_90a, which are empty for every other architecture. */
+const WARPGROUP = ['wgmmaForward']
 
 const { values, positionals: words } = parseArgs({
   options: { library: { type: 'string' }, arch: { type: 'string' } },
@@ -157,10 +159,11 @@ for (const image of all) {
   for (const { name, data } of parts) {
     if (!name.startsWith('.text.')) continue
     const kernel = name.slice(6)
-    const count = { tensor: 0, local: 0 }
+    const count = { tensor: 0, warpgroup: 0, local: 0 }
     for (let i = 0; i + 16 <= data.length; i += 16) {
       const opcode = data.readUInt16LE(i) & 0x1ff
       if (opcode === 0x03c || opcode === 0x1f0) count.tensor += 1 // HMMA, HGMMA
+      if (opcode === 0x1f0) count.warpgroup += 1
       if (opcode === 0x183 || opcode === 0x187) count.local += 1 // LDL, STL
     }
     const shared = parts.find((s) => s.name === `.nv.shared.${kernel}`)?.bytes ?? 0
@@ -173,8 +176,11 @@ for (const row of rows) {
   const what = `${readable(row.kernel)} for sm_${row.arch}`
   if (row.local > 0 && !COLD.some((word) => row.kernel.includes(word))) wrong.push(`${what} uses local memory: ${row.local} instructions`)
   if (row.tensor === 0 && TENSOR.some((word) => row.kernel.includes(word))) wrong.push(`${what} has no instruction of the tensor cores`)
+  if (WARPGROUP.some((word) => row.kernel.includes(word)) && row.warpgroup > 0 !== (row.arch === '90a')) {
+    wrong.push(`${what} has ${row.warpgroup} products of a warpgroup`)
+  }
 }
-for (const word of [...COLD, ...TENSOR]) {
+for (const word of [...COLD, ...TENSOR, ...WARPGROUP]) {
   if (!rows.some((row) => row.kernel.includes(word))) wrong.push(`no kernel is named ${word} any more: correct scripts/check-cuda.mjs`)
 }
 

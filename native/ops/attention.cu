@@ -1,7 +1,7 @@
 // Variable-length multi-head attention: tensor-core kernels for the head sizes of BERT models, plain ones for every other case.
 //
-// BGE_CUDA_ATTENTION, read when a device is opened: mma (the default, every GPU) or wgmma: the forward of head size 64 by warpgroup products,
-// GPUs of compute capability 9.0 alone. mma stays the default until a GPU has measured both.
+// BGE_CUDA_ATTENTION, read when a device is opened: mma (the default, every GPU) or wgmma: the forward of head size 64 by warpgroup
+// products, GPUs of compute capability 9.0 alone. mma stays the default until a GPU has measured both.
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>

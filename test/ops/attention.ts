@@ -190,6 +190,12 @@ const CASES: readonly OpCase[] = [
   },
   { attributes: { heads: 1, headSize: 64, lse: 1, pad: 8 }, lengths: [30, 50, 200], data: 'mask pruned', large: true },
   {
+    attributes: { heads: 3, headSize: 64, lse: 1, p: 0.2, seed: 10, step: 2, layer: 4, site: 1, pad: 8 },
+    lengths: [1, 70, 129],
+    data: 'mask',
+    large: true,
+  },
+  {
     attributes: { heads: 2, headSize: 32, lse: 1, p: 0.1, seed: 8, step: 4, layer: 2, site: 1, pad: 8 },
     lengths: [17, 59, 4, 257],
     large: true,

@@ -24,7 +24,7 @@ export const cudaLibrary: string | undefined = [
   join(import.meta.dirname, '../../build-emulated/bge_cuda.so'),
 ].find((file) => file !== undefined && existsSync(file))
 
-/** Opens that library's device, with a version of its attention (BGE_CUDA_ATTENTION) if given; the variables are as they were afterwards. */
+/** Opens that library's device, with a version of its attention (BGE_CUDA_ATTENTION) if given; the variables are then as they were. */
 export async function openCuda(attention?: 'mma' | 'wgmma'): Promise<Device> {
   const variables = { BGE_CUDA_LIBRARY: cudaLibrary, ...(attention && { BGE_CUDA_ATTENTION: attention }) }
   const before = Object.keys(variables).map((name) => [name, process.env[name]] as const)

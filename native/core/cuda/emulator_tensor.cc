@@ -140,9 +140,9 @@ int threadNumber() {
 }
 Warpgroup& mine() { return warpgroups[static_cast<size_t>(threadNumber())]; }
 
-// Element (mn, k) of a matrix of 16-bit values under the 128-byte swizzle. Units of 8 rows of 128 bytes, 1024 bytes, whose 16-byte chunks are
-// permuted by the address itself: bits 4 .. 6 ^= bits 7 .. 9. K-major: a row of a unit is one mn, units of the next 8 mn are `stride` apart.
-// MN-major: a row of a unit is 64 mn of one k, the next 64 mn are `leading` apart, the next 8 k `stride`.
+// Element (mn, k) of a matrix of 16-bit values under the 128-byte swizzle. Units of 8 rows of 128 bytes, 1024 bytes, whose 16-byte chunks
+// are permuted by the address itself: bits 4 .. 6 ^= bits 7 .. 9. K-major: a row of a unit is one mn, units of the next 8 mn are `stride`
+// apart. MN-major: a row of a unit is 64 mn of one k, the next 64 mn are `leading` apart, the next 8 k `stride`.
 uint16_t element(uint64_t descriptor, bool majorMn, int mn, int k) {
   const auto field = [descriptor](int bit) { return static_cast<uint32_t>(descriptor >> bit & 0x3fff) << 4; };
   const uint32_t start = field(0), leading = field(16), stride = field(32);
@@ -255,7 +255,8 @@ void startWgmma(int threads) {
 std::string wgmmaProblem() {
   for (size_t i = 0; i < warpgroups.size(); ++i) {
     if (!warpgroups[i].operations.empty()) return "a thread has exited while its wgmma is in flight";
-    if (warpgroups[i].count != warpgroups[i / 128 * 128].count) return "divergence: the warps of a warpgroup have run different numbers of wgmma";
+    if (warpgroups[i].count != warpgroups[i / 128 * 128].count)
+      return "divergence: the warps of a warpgroup have run different numbers of wgmma";
     if (warpgroups[i].count > 0 && warpgroups.size() % 128 != 0) return "wgmma needs whole warpgroups of 128 threads";
   }
   return {};
