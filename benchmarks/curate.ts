@@ -1,5 +1,6 @@
 // De-duplication of a synthetic corpus: wall time, peak memory of the process (DuckDB runs inside it), disk, and what was found of what was planted.
 //   npm run bench -- curate [--rows 1e5,1e6] [--threads N] [--memory 4GB] [--out NAME]        speed and memory, a process per trial
+//   npm run bench -- curate --pipeline [--rows 1e6] [--out NAME]                            all of `bge curate` without a model: seconds of each stage, memory
 //   npm run bench -- curate --contamination [--rows 1e5] [--out NAME]                       decontamination against 100,000 evaluation texts
 //   npm run bench -- curate --recall [--out NAME]                                          precision and recall of near-duplicates
 //   npm run bench -- curate --steps [--out NAME]                                           microseconds a text of each way to hash it
@@ -9,10 +10,11 @@ import { mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/p
 import { availableParallelism, cpus, loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { curate } from '../lib/curate/curate.js'
 import { decontaminate, type EvaluationText } from '../lib/curate/decontaminate.js'
 import { dedup } from '../lib/curate/dedup.js'
 import { eachShingle, jaccard, MinHasher, overlap } from '../lib/curate/near.js'
-import type { DedupSettings } from '../lib/curate/recipe.js'
+import { type DedupSettings, readRecipe } from '../lib/curate/recipe.js'
 import { normaliseForIdentity, type Row } from '../lib/curate/row.js'
 import { openStore } from '../lib/curate/store.js'
 import { readJsonl } from '../lib/data/jsonl.js'
@@ -29,11 +31,13 @@ const { values: args } = parseArgs({
     recall: { type: 'boolean', default: false },
     steps: { type: 'boolean', default: false },
     contamination: { type: 'boolean', default: false },
+    pipeline: { type: 'boolean', default: false },
     out: { type: 'string' },
     // what a trial's process is told
     generate: { type: 'string' },
     dedup: { type: 'string' },
     decontaminate: { type: 'string' },
+    curate: { type: 'string' },
   },
 })
 const settings: DedupSettings = { exact: true, near: { threshold: 0.8, ngram: 5, hashes: 128 }, on: 'pair' }
@@ -42,6 +46,8 @@ const FILES = 8
 if (args.generate) answer(await generate(args.generate, Number(args.rows)))
 else if (args.dedup) answer(await measure(args.dedup))
 else if (args.decontaminate) answer(await measureDecontamination(args.decontaminate))
+else if (args.curate) answer(await measurePipeline(args.curate))
+else if (args.pipeline) await pipeline()
 else if (args.contamination) await contamination()
 else if (args.recall) await recall()
 else if (args.steps) await hashing()
@@ -161,6 +167,61 @@ interface Measured {
   near: number
   kept: number
   counts: unknown
+}
+
+async function pipeline(): Promise<void> {
+  const trials: object[] = []
+  for (const rows of args.rows.split(',').map(Number)) {
+    const folder = await mkdtemp(join(tmpdir(), 'bge-curate-'))
+    try {
+      const corpus = await trial<Corpus>('--generate', folder, '--rows', String(rows))
+      const loadBefore = loadavg()
+      const result = await trial<object>('--curate', folder, '--threads', args.threads, '--memory', args.memory)
+      console.log(JSON.stringify(result))
+      trials.push({ rows, bytes: corpus.bytes, loadBefore, loadAfter: loadavg(), ...result })
+    } finally {
+      await rm(folder, { recursive: true, force: true })
+    }
+  }
+  const content = { machine: machine(), threads: Number(args.threads), memoryLimit: args.memory, trials }
+  if (args.out) console.log(`written to ${await writeResults(args.out, content)}`)
+}
+
+async function measurePipeline(folder: string): Promise<object> {
+  const recipe = join(folder, 'recipe.json')
+  const source = {
+    name: 'synthetic',
+    files: ['*.jsonl'],
+    extract: { type: 'query-passage', fields: { query: 'query', passage: 'pos[]' } },
+    licence: 'none: generated',
+  }
+  await writeFile(recipe, JSON.stringify({ name: 'synthetic', sources: [source] }))
+  const startRssGB = gigabytes(process.resourceUsage().maxRSS * 1024)
+  const stages: Record<string, { seconds: number; rssGB: number }> = {}
+  let [stage, since, start] = ['', performance.now(), performance.now()]
+  const end = (): void => {
+    if (stage) stages[stage] = { seconds: round((performance.now() - since) / 1000), rssGB: gigabytes(process.memoryUsage().rss) }
+  }
+  const { summary } = await curate(await readRecipe(recipe), {
+    out: join(folder, 'out'),
+    resources: { threads: Number(args.threads), memoryLimit: args.memory },
+    onProgress({ stage: now }) {
+      if (now === stage) return
+      end()
+      ;[stage, since] = [now, performance.now()]
+    },
+  })
+  end()
+  const seconds = (performance.now() - start) / 1000
+  const { user, system } = process.cpuUsage()
+  return {
+    seconds: round(seconds),
+    cpuSeconds: round((user + system) / 1e6),
+    stages,
+    peakRssGB: gigabytes(process.resourceUsage().maxRSS * 1024),
+    startRssGB,
+    written: summary.output.rows,
+  }
 }
 
 async function measure(folder: string): Promise<Measured> {
