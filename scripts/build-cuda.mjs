@@ -32,7 +32,10 @@ const settings = values.emulate
   ? ['--CDBGE_CUDA_EMULATED=ON']
   : ['--CDBGE_CUDA=ON', `--CDBGE_CUDA_ARCHITECTURES=${architectures?.map((a) => `${a}-real`).join(';') ?? 'release'}`]
 const cmakeJs = join(dirname(createRequire(import.meta.url).resolve('cmake-js/package.json')), 'bin/cmake-js')
-const args = [cmakeJs, 'build', '-O', out, '-T', 'bge_cuda_all', '-l', 'error', '-p', String(jobs), ...settings]
-const { status } = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' })
-if (status !== 0) process.exit(status ?? 1)
+const options = ['-O', out, '-l', 'error', '-p', String(jobs), ...settings]
+// `build` alone takes a folder as it was configured: after a release, --arch would change nothing.
+for (const command of [['configure'], ['build', '-T', 'bge_cuda_all']]) {
+  const { status } = spawnSync(process.execPath, [cmakeJs, ...command, ...options], { cwd: root, stdio: 'inherit' })
+  if (status !== 0) process.exit(status ?? 1)
+}
 console.log(`${out}/bge_cuda.so`)
