@@ -244,6 +244,16 @@ describe('curate', () => {
   })
 })
 
+/** Everything below a folder that another process is changing: one that vanishes while it is read has no names. */
+function namesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder, { recursive: true, encoding: 'utf8' }) as string[]
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
+    throw error
+  }
+}
+
 describe('after SIGKILL', () => {
   const main = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url))
   const folder = join(root, 'killed-in')
@@ -260,11 +270,7 @@ describe('after SIGKILL', () => {
   async function killWhen(out: string, reached: (names: string[]) => boolean): Promise<boolean> {
     const child = await cli(out)
     const exit = onceEvent(child, 'exit')
-    while (
-      child.exitCode === null &&
-      !reached(existsSync(out) ? (readdirSync(out, { recursive: true, encoding: 'utf8' }) as string[]) : [])
-    )
-      await wait(1)
+    while (child.exitCode === null && !reached(namesIn(out))) await wait(1)
     child.kill('SIGKILL')
     return (await exit)[1] === 'SIGKILL'
   }
