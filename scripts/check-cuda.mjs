@@ -26,7 +26,8 @@ const { values, positionals: words } = parseArgs({
   options: { library: { type: 'string' }, arch: { type: 'string' } },
   allowPositionals: true,
 })
-const library = values.library ?? join(import.meta.dirname, '../build-cuda/bge_cuda.so')
+const root = join(import.meta.dirname, '..')
+const library = values.library ?? join(root, 'build-cuda/bge_cuda.so')
 if (!existsSync(library)) {
   console.error(`check:cuda: ${library} is not there: run \`npm run build:cuda\` first`)
   process.exit(1)

@@ -299,8 +299,8 @@ describe('after SIGKILL', () => {
     ]
     let kills = 0
     for (const point of points) if (await killWhen(out, point)) kills++
-    // On a fast or busy machine some points are passed before they are seen; some always are seen.
-    expect(kills).toBeGreaterThanOrEqual(3)
+    // The last points may be passed faster than they are seen.
+    expect(kills).toBeGreaterThanOrEqual(8)
     await finish(out)
     expect(outputHash(out)).toBe(outputHash(whole))
     const left = (readdirSync(out, { recursive: true, encoding: 'utf8' }) as string[]).filter((name) => /tmp$|store|bge-join/.test(name))
