@@ -14,7 +14,7 @@ import { publish } from './publish.js'
 import type { DecontaminateSettings, Recipe, SemanticSettings } from './recipe.js'
 import type { Row } from './row.js'
 import { scoredLines } from './semantic.js'
-import { createMeter, type CurateProgress, keyOf, once } from './stage.js'
+import { createMeter, type CurateProgress, keyOf, once, sweepUnfinished } from './stage.js'
 import { type Decontaminated, decontaminateStage, type Deduplicated, dedupStage, type Scored, semanticStage } from './stages.js'
 import type { CurationSummary, SourceSummary } from './summary.js'
 
@@ -67,6 +67,7 @@ export async function curate(recipe: Recipe, options: CurateOptions): Promise<Cu
 
 async function runStages(recipe: Recipe, plan: Plan, work: string, options: CurateOptions): Promise<CurateResult> {
   const { out, signal } = options
+  await sweepUnfinished(work)
   const cleaned = await cleanSources(recipe, join(work, '1-clean'), options)
   const deduped = plan.dedup ? await dedupStage(recipe, cleaned, work, options) : null
   let rows: Rows = deduped?.rows ?? cleaned

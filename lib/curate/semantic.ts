@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs'
-import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { readLines } from '../data/jsonl.js'
 import { createSample, type Sample } from '../data/sample.js'
@@ -62,7 +62,6 @@ export async function scoreRows(
   { meter, signal }: { meter: Meter; signal?: AbortSignal | undefined },
 ): Promise<number> {
   await mkdir(folder, { recursive: true })
-  for (const name of await readdir(folder)) if (name.endsWith('.tmp')) await rm(join(folder, name))
   let [chunk, rows] = [0, 0]
   for await (const lines of chunks(inputs)) {
     signal?.throwIfAborted()

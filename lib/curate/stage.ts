@@ -55,6 +55,13 @@ export async function sweep(folder: string, keep: ReadonlySet<string>): Promise<
   for (const name of names) if (!keep.has(name)) await rm(join(folder, name), { recursive: true, force: true })
 }
 
+/** Removes what writers that were killed left anywhere below a folder nobody else works in: files are written as `*.tmp` and then renamed. */
+export async function sweepUnfinished(folder: string): Promise<void> {
+  for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
+    if (entry.isFile() && entry.name.endsWith('.tmp')) await rm(join(entry.parentPath, entry.name))
+  }
+}
+
 /** How an input file is recognised: name below `root`, size and time of change, as make does it; its bytes are not read. */
 export async function fileIdentity(file: string, root: string): Promise<[name: string, bytes: number, changed: number]> {
   const info = await stat(file).catch((cause: unknown) => {
