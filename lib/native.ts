@@ -244,8 +244,50 @@ export interface Float64Product {
   threads?: number
 }
 
+/** What decides the ids of a BERT WordPiece tokenizer: the fields of tokenizer.json under names of our own. */
+export interface WordPieceDefinition {
+  /** tokens[i] has the id ids[i] */
+  tokens: readonly string[]
+  ids: Int32Array
+  /** prefix of a piece inside a word, "##" */
+  continuation: string
+  /** id of a word that no pieces make */
+  unknown: number
+  /** characters; a longer word is unknown */
+  longestWord: number
+  /** matched in the raw text: such texts are left to the caller */
+  added: readonly string[]
+  /** a Lowercase step before BertNormalizer */
+  lowerFirst: boolean
+  cleanText: boolean
+  handleChineseChars: boolean
+  stripAccents: boolean
+  lowercase: boolean
+}
+
+/** Runs on the calling thread. */
+export interface NativeWordPiece {
+  /**
+   * Tokenises texts[first], texts[first + 1], ... until about `units` characters have been read; at most `wanted` ids a text, no special tokens.
+   * Every entry must be a string.
+   */
+  encode(texts: readonly string[], first: number, prefix: string, wanted: number, units: number): WordPieceSlice
+}
+
+export interface WordPieceSlice {
+  /** of all texts, one after the other */
+  ids: Int32Array
+  /** (texts) where each text's ids end */
+  ends: Int32Array
+  /** (texts) 1: not for this tokenizer (an added token in it, a lone surrogate), no ids here */
+  elsewhere: Uint8Array
+  /** the first text that was not reached */
+  next: number
+}
+
 interface Addon {
   configure(errorClass: unknown): void
+  wordPiece(definition: WordPieceDefinition): NativeWordPiece
   multiplyFloat64(
     c: Float64Array,
     a: Float64Array,
@@ -380,4 +422,9 @@ export async function multiplyFloat64(c: Float64Array, a: Float64Array, b: Float
     transposeB: transposed === 'b',
     ...(isa ? { isa } : {}),
   })
+}
+
+/** A native WordPiece tokenizer. @throws ERR_BGE_NO_BINARY */
+export function nativeWordPiece(definition: WordPieceDefinition): NativeWordPiece {
+  return loadAddon().wordPiece(definition)
 }

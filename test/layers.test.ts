@@ -109,6 +109,7 @@ const NATIVE_RULES: readonly NativeRule[] = [
   { folder: 'native/core', what: 'knows nothing of Node', wrong: /#include\s*[<"](napi|node|uv|v8)/ },
   { folder: 'native/ops', what: 'knows nothing of Node', wrong: /#include\s*[<"](napi|node|uv|v8)/ },
   { folder: 'native/model', what: 'knows nothing of Node', wrong: /#include\s*[<"](napi|node|uv|v8)/ },
+  { folder: 'native/text', what: 'knows text alone', wrong: /#include\s*([<"](napi|node|uv|v8)|".*\b(core|ops|model|bindings)\/)/ },
   { folder: 'native/core', what: 'knows no model and no binding', wrong: /#include\s*".*\b(model|bindings)\// },
   { folder: 'native/ops', what: 'knows no model and no binding', wrong: /#include\s*".*\b(model|bindings)\// },
   {

@@ -113,7 +113,7 @@ describe('Tokenizer', () => {
     expect(unknown).toBeGreaterThanOrEqual(2)
     expect(result).toMatchObject({ truncatedTexts: 1, tokens: 3 + 4 + 3, unknownTokens: unknown })
 
-    const many = Array.from({ length: 4000 }, () => '今天的天气真不错，适合出门走走。')
+    const many = Array.from({ length: 100_000 }, () => '今天的天气真不错，适合出门走走。')
     let turns = 0
     const timer = setInterval(() => turns++, 1)
     await tokenizer.encodeBatch(many)

@@ -3,6 +3,7 @@
 #include "convert.h"
 #include "handles.h"
 #include "numeric.h"
+#include "tokenizer.h"
 
 namespace bge {
 
@@ -22,6 +23,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   data->mlmHead = Napi::Persistent(MlmHeadHandle::define(env));
   data->decoder = Napi::Persistent(DecoderHandle::define(env));
   data->adamW = Napi::Persistent(AdamWHandle::define(env));
+  data->wordPiece = Napi::Persistent(WordPieceHandle::define(env));
   env.AddCleanupHook(
       [](AddonData* d) {
         for (auto& weak : d->devices) {
@@ -32,6 +34,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("configure", Napi::Function::New(env, configure, "configure"));
   exports.Set("multiplyFloat64", Napi::Function::New(env, multiplyFloat64, "multiplyFloat64"));
   exports.Set("openDevice", Napi::Function::New(env, DeviceHandle::open, "openDevice"));
+  exports.Set("wordPiece", Napi::Function::New(env, WordPieceHandle::create, "wordPiece"));
   return exports;
 }
 

@@ -13,7 +13,7 @@ namespace bge {
 
 // Per environment (one per worker_thread). Nothing in this addon is static.
 struct AddonData {
-  Napi::FunctionReference device, tensor, parameters, encoder, mlmHead, decoder, adamW, errorClass;
+  Napi::FunctionReference device, tensor, parameters, encoder, mlmHead, decoder, adamW, wordPiece, errorClass;
   std::vector<std::weak_ptr<DeviceCore>> devices;
 };
 
