@@ -7,6 +7,8 @@ import { register as registerCurate } from './curate.js'
 import { register as registerData } from './data.js'
 import { register as registerEmbed } from './embed.js'
 import { register as registerEval } from './eval.js'
+import { register as registerExport } from './export.js'
+import { register as registerInfo } from './info.js'
 import { register as registerMine } from './mine.js'
 import { register as registerNew } from './new.js'
 import { register as registerQuickstart } from './quickstart.js'
@@ -35,6 +37,8 @@ for (const register of [
   registerCmteb,
   registerCurate,
   registerData,
+  registerInfo,
+  registerExport,
   registerQuickstart,
 ])
   register(program)

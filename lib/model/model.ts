@@ -2,6 +2,8 @@ import { createHash } from 'node:crypto'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { BgeError, invalidArgument } from '../errors.js'
 import { type Device, type Encoder, type EncoderConfig, type MlmHead, openDevice, type TokenBatch } from '../native.js'
+import { modelFolder } from '../hub/model.js'
+import type { HubOptions } from '../hub/hub.js'
 import { Tokenizer } from '../tokenizer/tokenizer.js'
 import { type Checkpoint, loadParameters, type NamedTensor, openCheckpoint, readOthers } from './checkpoint.js'
 import { type ModelConfig, type ModelSize, type Pooling, presetConfig } from './config.js'
@@ -26,6 +28,8 @@ export interface LoadOptions {
   pooling?: Pooling
   /** Longest sequence, [CLS] and [SEP] included. Default: the folder's, at most max_position_embeddings */
   maxLength?: number
+  /** Where a model that is named instead of a folder comes from: mirror, cache, progress. Default: the environment's HF_* variables */
+  hub?: HubOptions
   /** For training: replaces both dropout probabilities of config.json. A save keeps config.json's. */
   dropout?: number
 }
@@ -89,13 +93,14 @@ export class BgeModel {
   }
 
   /**
-   * Loads a Hugging Face / sentence-transformers folder of a BERT model.
-   * Errors: ERR_BGE_FILE, ERR_BGE_MODEL_FORMAT, ERR_BGE_NON_FINITE, ERR_BGE_POOLING where the folder does not say how to pool, ERR_BGE_TOKENIZER,
+   * Loads a Hugging Face / sentence-transformers folder of a BERT model, or the hub's model of a name such as "BAAI/bge-small-zh-v1.5", which is downloaded
+   * once. Errors: ERR_BGE_FILE, ERR_BGE_HUB, ERR_BGE_MODEL_FORMAT, ERR_BGE_NON_FINITE, ERR_BGE_POOLING where the folder does not say how to pool, ERR_BGE_TOKENIZER,
    * ERR_BGE_DEVICE_UNAVAILABLE, ERR_BGE_OOM.
    */
-  static async load(directory: string, options: LoadOptions = {}): Promise<BgeModel> {
+  static async load(model: string, options: LoadOptions = {}): Promise<BgeModel> {
     const { dropout } = options
     if (dropout !== undefined && !(dropout >= 0 && dropout < 1)) throw invalidArgument('dropout', 'a number from 0 to below 1', dropout)
+    const directory = await modelFolder(model, options.hub)
     const description = await readDescription(directory, options.pooling)
     const { maxPositions } = description.config
     const tokenizer = await Tokenizer.load(directory, { lowerCase: description.lowerCase })
