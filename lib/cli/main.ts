@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs'
+import tab from '@bomb.sh/tab/commander'
 import { Command, CommanderError } from 'commander'
 import { BgeError, isAbort } from '../errors.js'
 import { register as registerCmteb } from './cmteb.js'
@@ -42,6 +43,9 @@ for (const register of [
   registerQuickstart,
 ])
   register(program)
+
+// bge completion zsh | bash | fish | powershell
+tab(program, { completionCommandName: 'completion' })
 
 // A reader that went away (`bge ... | head`) is not an error.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
