@@ -8,6 +8,7 @@ import { register as registerCurate } from './curate.js'
 import { register as registerData } from './data.js'
 import { register as registerEmbed } from './embed.js'
 import { register as registerEval } from './eval.js'
+import { register as registerDoctor } from './doctor.js'
 import { register as registerExport } from './export.js'
 import { register as registerInfo } from './info.js'
 import { register as registerMine } from './mine.js'
@@ -39,6 +40,7 @@ for (const register of [
   registerCurate,
   registerData,
   registerInfo,
+  registerDoctor,
   registerExport,
   registerQuickstart,
 ])
