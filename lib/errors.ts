@@ -2,7 +2,7 @@
 export type BgeErrorCode =
   | 'ERR_BGE_ARGUMENT' // an argument or option of a public function or command
   | 'ERR_BGE_CONFIG' // a key or value in a training configuration
-  | 'ERR_BGE_RECIPE' // a key or value in a curation recipe
+  | 'ERR_BGE_RECIPE' // a key or value in a recipe
   | 'ERR_BGE_DATA' // a row of a data file (message starts with file:line)
   | 'ERR_BGE_FILE' // a file is missing, unreadable or cannot be written
   | 'ERR_BGE_MODEL_FORMAT' // a model folder: configuration, weights, names, shapes, pickle

@@ -7,7 +7,8 @@ import { chooseBatch, chooseGroup, type PairData, readPairs, softmax } from '../
 import { batchesPerEpoch, epochBatches } from '../lib/data/plan.js'
 import { random } from '../lib/data/random.js'
 import { tokenCache } from '../lib/data/tokens.js'
-import { mergeConfig, parseAssignment } from '../lib/train/config.js'
+import { parseAssignment } from '../lib/data/config_file.js'
+import { mergeConfig } from '../lib/train/config.js'
 
 let folder: string
 beforeAll(async () => {

@@ -6,10 +6,11 @@ import { readRecipe } from '../curate/recipe.js'
 import { steps, total } from '../curate/summary.js'
 import { isAbort } from '../errors.js'
 import { interruptible } from './interrupt.js'
-import { integer } from './options.js'
+import { integer, repeated } from './options.js'
 
 interface CurateFlags {
   recipe: string
+  set: string[]
   out: string
   root?: string
   model?: string
@@ -28,17 +29,18 @@ export function register(program: Command): void {
     .description(
       'from raw text to training pairs: read, extract, clean, de-duplicate, de-contaminate, filter by a model, write with a report',
     )
-    .requiredOption('--recipe <file>', 'recipe: sources, rules and settings as JSON (docs/curation.md)')
+    .requiredOption('--recipe <file>', 'recipe: sources, rules and settings as JSON, JSON5 or .mjs (docs/curation.md)')
     .requiredOption(
       '--out <dir>',
       'folder for data/, data-card.md, report.html, summary.json and work/; the same command goes on after a stop',
     )
+    .option('--set <key=value>', 'one setting of the recipe, as clean.chineseShare=0.5; may be repeated', repeated, [] as string[])
     .option('--root <dir>', "what the recipe's files are relative to (default: its `root`, else its own folder)")
     .option('--model <dir>', "model folder that scores pairs (default: the recipe's; drops below 0.43 unless the recipe says otherwise)")
     .option(
       '--decontaminate <name>',
       "'cmteb', what bge cmteb pull made, or a folder of tasks; may be repeated (default: the recipe's)",
-      (value: string, all: string[]) => [...all, value],
+      repeated,
       [] as string[],
     )
     .option('--tokenizer <dir>', "folder whose tokenizer counts tokens for the report (default: the model's)")
@@ -51,7 +53,7 @@ export function register(program: Command): void {
 
 async function run(flags: CurateFlags, signal: AbortSignal): Promise<void> {
   const { out, model, decontaminate, tokenizer, device, threads, memory } = flags
-  const recipe = await readRecipe(flags.recipe, flags.root === undefined ? {} : { root: flags.root })
+  const recipe = await readRecipe(flags.recipe, { set: flags.set, ...(flags.root !== undefined && { root: flags.root }) })
   const options: CurateOptions = {
     out,
     ...(model !== undefined && { model }),

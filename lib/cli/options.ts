@@ -29,6 +29,11 @@ export function list(value: string): string[] {
   return words
 }
 
+/** Parser of an option that may be repeated: all of its values. */
+export function repeated(value: string, all: string[]): string[] {
+  return [...all, value]
+}
+
 /** Parser of an option that is a number above `min`. */
 export function number(min: number): (value: string) => number {
   return (value) => {

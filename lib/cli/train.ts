@@ -1,16 +1,16 @@
-import { readFile } from 'node:fs/promises'
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import { parseAssignment, readSettings } from '../data/config_file.js'
 import { BgeError, isAbort } from '../errors.js'
 import { evaluate } from '../eval/evaluate.js'
 import type { BgeModel } from '../model/model.js'
-import { type ConfigSource, mergeConfig, parseAssignment, type StageName, type TrainConfig } from '../train/config.js'
+import { configOrigins, type ConfigSource, mergeConfig, type StageName, type TrainConfig } from '../train/config.js'
 import { type TrainOptions, train } from '../train/loop.js'
 import { formatBytes } from '../train/plan.js'
 import { planTraining, type TrainingPlan } from '../train/plan_run.js'
 import { createProgress, type Progress } from '../train/progress.js'
 import { stages } from '../train/stages.js'
 import { interruptible } from './interrupt.js'
-import { list } from './options.js'
+import { list, repeated } from './options.js'
 
 interface TrainFlags {
   model: string
@@ -42,13 +42,8 @@ export function register(program: Command): void {
       .requiredOption('--model <dir>', 'model folder to start from')
       .requiredOption('--data <file...>', 'JSONL files, or folders of them')
       .requiredOption('--out <dir>', 'run folder: new, empty, or with --resume the one to continue')
-      .option('--config <file>', 'JSON file of configuration keys')
-      .option(
-        '--set <key=value>',
-        'one configuration key; may be repeated',
-        (value: string, all: string[]) => [...all, value],
-        [] as string[],
-      )
+      .option('--config <file>', 'JSON, JSON5 or .mjs file of configuration keys (schemas/train.schema.json)')
+      .option('--set <key=value>', 'one configuration key; may be repeated', repeated, [] as string[])
       .option('--device <device>', 'auto, cpu, cuda or cuda:N')
       .addOption(new Option('--pooling <how>', 'for a model folder that does not say how to pool').choices(['cls', 'mean']))
       .option(
@@ -114,7 +109,10 @@ function trainOptions({ model, pooling, data, out, resume, memoryLimit }: TrainF
 }
 
 async function configuration(name: StageName, flags: TrainFlags): Promise<Partial<TrainConfig>> {
-  const { config, unused } = mergeConfig(name, await sources(flags))
+  const given = await sources(flags)
+  const { config, unused } = mergeConfig(name, given)
+  const settings = [...configOrigins(given)].filter(([key]) => !unused.includes(key))
+  for (const [key, origin] of settings) process.stderr.write(`${key}: ${JSON.stringify(config[key as keyof TrainConfig])} (${origin})\n`)
   for (const key of unused) process.stderr.write(`note: ${key} is not used by ${name}\n`)
   return config
 }
@@ -200,27 +198,8 @@ function shape(name: StageName, { batchSize, groupSize, candidates }: TrainConfi
 
 async function sources(flags: TrainFlags): Promise<ConfigSource[]> {
   const list: ConfigSource[] = []
-  if (flags.config !== undefined) list.push({ origin: `file ${flags.config}`, values: await configFile(flags.config) })
+  if (flags.config !== undefined) list.push({ origin: `file ${flags.config}`, ...(await readSettings(flags.config, 'ERR_BGE_CONFIG')) })
   for (const text of flags.set) list.push({ origin: '--set', values: Object.fromEntries([parseAssignment(text)]) })
   if (flags.device !== undefined) list.push({ origin: '--device', values: { device: flags.device } })
   return list
-}
-
-async function configFile(file: string): Promise<Record<string, unknown>> {
-  let text: string
-  try {
-    text = await readFile(file, 'utf8')
-  } catch (cause) {
-    throw new BgeError('ERR_BGE_FILE', `configuration file ${file} cannot be read: ${(cause as Error).message}`, { cause })
-  }
-  let value: unknown
-  try {
-    value = JSON.parse(text)
-  } catch (cause) {
-    throw new BgeError('ERR_BGE_CONFIG', `${file} must hold a JSON object: ${(cause as Error).message}`, { cause })
-  }
-  if (value === null || typeof value !== 'object' || Array.isArray(value)) {
-    throw new BgeError('ERR_BGE_CONFIG', `${file} must hold a JSON object of configuration keys`)
-  }
-  return value as Record<string, unknown>
 }

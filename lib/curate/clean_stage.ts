@@ -1,11 +1,12 @@
 import { mkdir } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join, resolve } from 'node:path'
+import { once, sweep } from '../data/once.js'
 import { createCleanPool } from './clean_pool.js'
 import type { CurateOptions, Rows } from './curate.js'
 import { sourceFiles } from './files.js'
 import type { Recipe, Source } from './recipe.js'
-import { createMeter, fileIdentity, keyOf, once, sweep } from './stage.js'
+import { createMeter, fileIdentity, keyOf } from './stage.js'
 import { addTally, emptyTally, type Tally } from './tally.js'
 
 /** What cleaning found in one source. */

@@ -1,9 +1,8 @@
-import { readFile } from 'node:fs/promises'
 import { basename, dirname, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import JSON5 from 'json5'
 import { BgeError, show } from '../errors.js'
-import { check, withDefaults } from './check.js'
+import { check, withDefaults } from '../data/check.js'
+import { assign, readSettings } from '../data/config_file.js'
 import { RECIPE_SCHEMA } from './schema.js'
 
 export type SourceFormat = 'jsonl' | 'json' | 'csv' | 'tsv' | 'parquet' | 'text' | 'markdown' | 'html' | 'wikiextract' | 'wudao'
@@ -206,12 +205,16 @@ type Settings = Readonly<Record<string, unknown>>
 const PUBLISHED: string = fileURLToPath(new URL('../../recipes/cmtp/', import.meta.url))
 
 /**
- * Reads a recipe (JSON or JSON5) with those it includes, and fills in every default.
+ * Reads a recipe (JSON, JSON5 or .mjs) with those it includes, and fills in every default.
+ * @param options.set `a.b=value` for keys of this file, in the order in which they are put in
  * @param options.root what the files of the sources are relative to; default: the recipe's `root`, then its own folder
  * Errors: ERR_BGE_RECIPE `file: key must be ..., but was ...`, ERR_BGE_FILE.
  */
-export async function readRecipe(file: string, options: { readonly root?: string } = {}): Promise<Recipe> {
-  const written = await readWritten(file)
+export async function readRecipe(
+  file: string,
+  options: { readonly root?: string; readonly set?: readonly string[] } = {},
+): Promise<Recipe> {
+  const written = await readWritten(file, options.set)
   const root = resolve(options.root ?? resolve(dirname(file), written.root ?? '.'))
   const sources = await sourcesOf(file, written, {}, [])
   if (sources.length === 0) throw fault(file, 'sources must be a list that is not empty, or include must name recipes that have some')
@@ -233,21 +236,11 @@ export async function readRecipe(file: string, options: { readonly root?: string
   }
 }
 
-async function readWritten(file: string): Promise<Written> {
-  const text = await readFile(file, 'utf8').catch((cause: unknown) => {
-    throw new BgeError('ERR_BGE_FILE', `recipe ${file} cannot be read: ${(cause as Error).message}`, { cause })
-  })
-  let value: unknown
-  try {
-    value = JSON5.parse(text.replace(/^\uFEFF/, ''))
-  } catch (cause) {
-    const { lineNumber, columnNumber, message } = cause as Error & { lineNumber?: number; columnNumber?: number }
-    throw new BgeError('ERR_BGE_RECIPE', `${file}:${lineNumber}:${columnNumber}: expected JSON, but ${message.replace(/^JSON5: /, '')}`, {
-      cause,
-    })
-  }
-  check(RECIPE_SCHEMA, value, file)
-  return value as Written
+async function readWritten(file: string, set: readonly string[] = []): Promise<Written> {
+  let settings = await readSettings(file, 'ERR_BGE_RECIPE')
+  for (const assignment of set) settings = assign(settings, assignment, 'ERR_BGE_RECIPE')
+  check(RECIPE_SCHEMA, settings.values, { code: 'ERR_BGE_RECIPE', what: 'a recipe', at: settings.at })
+  return settings.values as unknown as Written
 }
 
 interface Found {

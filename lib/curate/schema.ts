@@ -1,4 +1,4 @@
-import type { Schema } from './check.js'
+import type { Schema } from '../data/check.js'
 import { EXTRACTORS } from './extractors.js'
 import type { ExtractType, SourceFormat } from './recipe.js'
 

@@ -1,4 +1,5 @@
 import { basename, join } from 'node:path'
+import { folderHash, once, sweep } from '../data/once.js'
 import { BgeModel } from '../model/model.js'
 import type { CurateOptions, Rows } from './curate.js'
 import { decontaminate, type DecontaminationReport } from './decontaminate.js'
@@ -6,7 +7,7 @@ import { dedup, type DedupReport } from './dedup.js'
 import { evaluationTasks, evaluationTexts } from './evaluation_texts.js'
 import type { DecontaminateSettings, Recipe, SemanticSettings } from './recipe.js'
 import { decide, scoreRows, type SemanticReport } from './semantic.js'
-import { createMeter, folderHash, keyOf, type Meter, once, sweep } from './stage.js'
+import { createMeter, keyOf, type Meter } from './stage.js'
 
 export interface Deduplicated {
   readonly result: DedupReport

@@ -8,17 +8,24 @@ import { type NamedTensor, openCheckpoint, readTensor } from './checkpoint.js'
 import { configJson } from './config.js'
 import type { ModelDescription } from './folder.js'
 import { readDescription } from './folder.js'
-import type { Module } from './parameters.js'
 import { type TensorToWrite, writeSafetensors } from './safetensors.js'
 import { checkFinite } from './weights.js'
+
+/** Tensors that are read one at a time: a module, or an average of several. */
+export interface TensorSource {
+  readonly parameters: {
+    readonly list: readonly { readonly name: string; readonly shape: readonly number[] }[]
+    read(name: string): Promise<Float32Array>
+  }
+}
 
 /** Everything a model folder is made of. */
 export interface FolderContent extends ModelDescription {
   maxLength: number
   padId: number
   tokenizerFiles: ReadonlyMap<string, Buffer>
-  encoder: Module
-  mlmHead: Module | undefined
+  encoder: TensorSource
+  mlmHead: TensorSource | undefined
   /** pooler and other tensors the model came with */
   others: ReadonlyMap<string, NamedTensor>
 }
@@ -71,7 +78,7 @@ async function checkReplaceable(target: string): Promise<void> {
 /** With an MLM head the layout of BertForMaskedLM (`bert.` prefix), else that of a bare BertModel. */
 function tensorsOf({ encoder, mlmHead, others }: FolderContent): TensorToWrite[] {
   const stored = (name: string): string => (mlmHead !== undefined && /^(embeddings|encoder|pooler)\./.test(name) ? `bert.${name}` : name)
-  const module = ({ parameters }: Module): TensorToWrite[] =>
+  const module = ({ parameters }: TensorSource): TensorToWrite[] =>
     parameters.list.map(({ name, shape }) => ({
       name: stored(name),
       shape,

@@ -1,6 +1,6 @@
-import { BgeError, show } from '../errors.js'
+import { BgeError, type BgeErrorCode, show } from '../errors.js'
 
-/** The part of JSON Schema (2020-12) that recipes are described with; `check` understands exactly these keywords. */
+/** The part of JSON Schema (2020-12) that recipes and configurations are described with; `check` understands exactly these keywords. */
 export interface Schema {
   readonly $schema?: string
   readonly $id?: string
@@ -15,8 +15,12 @@ export interface Schema {
   readonly minimum?: number
   readonly maximum?: number
   readonly exclusiveMinimum?: number
+  readonly exclusiveMaximum?: number
   readonly minLength?: number
+  /** a regular expression that a string matches somewhere */
+  readonly pattern?: string
   readonly minItems?: number
+  readonly uniqueItems?: true
   readonly minProperties?: number
   readonly items?: Schema
   readonly properties?: Readonly<Record<string, Schema>>
@@ -31,17 +35,32 @@ export interface Schema {
 
 type JsonType = 'string' | 'number' | 'integer' | 'boolean' | 'null' | 'array' | 'object'
 
+/** Where a value was written, for messages. */
+export interface Written {
+  readonly code: BgeErrorCode
+  /** what the whole value is: `a recipe` */
+  readonly what: string
+  /** where a path was written: `file.json5:12` */
+  at(path: string): string
+}
+
 interface Place {
   readonly root: Schema
-  /** the file, for messages */
-  readonly file: string
+  readonly written: Written
   /** where in it: `sources[0].extract` */
   readonly path: string
 }
 
-/** Checks a value. Throws ERR_BGE_RECIPE `file: path must be ..., but was ...`. */
-export function check(root: Schema, value: unknown, file: string): void {
-  checkValue(root, value, { root, file, path: '' })
+/** Checks a value. Throws `written.code`: `file:line: path must be ..., but was ...`. */
+export function check(root: Schema, value: unknown, written: Written): void {
+  checkValue(root, value, { root, written, path: '' })
+}
+
+/** Whether a value is of a schema without references. */
+export function matches(schema: Schema, value: unknown): boolean {
+  const chosen = branch(schema, schema, value)
+  if (chosen !== schema) return chosen !== undefined && matches(chosen, value)
+  return accepts(schema, value) && !(Array.isArray(value) && schema.items && !value.every((entry) => matches(schema.items!, entry)))
 }
 
 /** A copy in which missing keys have their defaults, also inside the defaults. */
@@ -81,14 +100,14 @@ function checkObject(schema: Schema, value: Readonly<Record<string, unknown>>, a
   const inside = (key: string): string => (at.path === '' ? key : `${at.path}.${key}`)
   for (const key of schema.required ?? []) {
     if (value[key] === undefined)
-      throw fault(at.file, `${inside(key)} must be ${expected(schema.properties![key]!, at.root)}, but is missing`)
+      throw fault(at, inside(key), `${inside(key)} must be ${expected(schema.properties![key]!, at.root)}, but is missing`)
   }
   for (const [key, others] of Object.entries(schema.dependentRequired ?? {})) {
     const missing = value[key] === undefined ? undefined : others.find((other) => value[other] === undefined)
-    if (missing !== undefined) throw fault(at.file, `${inside(key)} also needs ${inside(missing)}, which is missing`)
+    if (missing !== undefined) throw fault(at, inside(key), `${inside(key)} also needs ${inside(missing)}, which is missing`)
   }
   if (schema.not?.required.every((key) => value[key] !== undefined))
-    throw fault(at.file, `${at.path} must have one of ${schema.not.required.join(' and ')}, but has both`)
+    throw fault(at, at.path, `${at.path} must have one of ${schema.not.required.join(' and ')}, but has both`)
   for (const [key, entry] of Object.entries(value)) {
     const property = schema.properties && Object.hasOwn(schema.properties, key) ? schema.properties[key] : schema.additionalProperties
     if (property === false) throw unknownKey(key, Object.keys(schema.properties ?? {}), at)
@@ -102,10 +121,16 @@ function accepts(schema: Schema, value: unknown): boolean {
   if (schema.enum && !schema.enum.includes(value)) return false
   if (typeof value === 'number') {
     if (value < (schema.minimum ?? -Infinity) || value > (schema.maximum ?? Infinity)) return false
-    if (value <= (schema.exclusiveMinimum ?? -Infinity)) return false
+    if (value <= (schema.exclusiveMinimum ?? -Infinity) || value >= (schema.exclusiveMaximum ?? Infinity)) return false
   }
-  if (typeof value === 'string' && value.length < (schema.minLength ?? 0)) return false
-  if (Array.isArray(value) && value.length < (schema.minItems ?? 0)) return false
+  if (typeof value === 'string') {
+    if (value.length < (schema.minLength ?? 0)) return false
+    if (schema.pattern !== undefined && !new RegExp(schema.pattern, 'u').test(value)) return false
+  }
+  if (Array.isArray(value)) {
+    if (value.length < (schema.minItems ?? 0)) return false
+    if (schema.uniqueItems && new Set(value).size < value.length) return false
+  }
   return !(isObject(value) && Object.keys(value).length < (schema.minProperties ?? 0))
 }
 
@@ -154,10 +179,10 @@ function mismatch(schema: Schema, value: unknown, at: Place): BgeError {
   if (tags?.length && isObject(value)) {
     const type = value['type']
     const what = type === undefined ? 'is missing' : `was ${show(type)}${didYouMean(String(type), tags as string[])}`
-    return fault(at.file, `${at.path}.type must be one of ${tags.join(', ')}, but ${what}`)
+    return fault(at, `${at.path}.type`, `${at.path}.type must be one of ${tags.join(', ')}, but ${what}`)
   }
   const near = typeof value === 'string' && schema.enum ? didYouMean(value, schema.enum.map(String)) : ''
-  return fault(at.file, `${at.path || 'the recipe'} must be ${expected(schema, at.root)}, but was ${show(value)}${near}`)
+  return fault(at, at.path, `${at.path || at.written.what} must be ${expected(schema, at.root)}, but was ${show(value)}${near}`)
 }
 
 function expected(given: Schema, root: Schema): string {
@@ -166,15 +191,15 @@ function expected(given: Schema, root: Schema): string {
   if (schema.enum) return `one of ${schema.enum.map((word) => JSON.stringify(word)).join(', ')}${what}`
   if (schema.type === undefined) return schema.description ?? 'something else'
   const types = [schema.type].flat().map((type) => NAMES[type])
-  const { minimum: low, maximum: high, exclusiveMinimum: above } = schema
-  const range =
-    low !== undefined && high !== undefined
-      ? ` from ${low} to ${high}`
-      : low !== undefined
-        ? ` of at least ${low}`
-        : above !== undefined
-          ? ` greater than ${above}`
-          : ''
+  const { minimum: low, maximum: high, exclusiveMinimum: above, exclusiveMaximum: below } = schema
+  const bounds = [
+    ...(low !== undefined && high !== undefined ? [`from ${low} to ${high}`] : []),
+    ...(low !== undefined && high === undefined ? [`of at least ${low}`] : []),
+    ...(above !== undefined ? [`greater than ${above}`] : []),
+    ...(high !== undefined && low === undefined ? [`of at most ${high}`] : []),
+    ...(below !== undefined ? [`below ${below}`] : []),
+  ]
+  const range = bounds.length === 0 ? '' : ` ${bounds.join(' and ')}`
   const some = (schema.minLength ?? schema.minItems ?? schema.minProperties) ? ' that is not empty' : ''
   return types.join(' or ') + range + some + what
 }
@@ -190,17 +215,17 @@ const NAMES: Readonly<Record<JsonType, string>> = {
 }
 
 function unknownKey(key: string, known: readonly string[], at: Place): BgeError {
-  const where = at.path === '' ? 'a recipe' : at.path
+  const where = at.path === '' ? at.written.what : at.path
   const hint = didYouMean(key, known) || `; known keys: ${known.join(', ')}`
-  return fault(at.file, `${show(key)} is not a key of ${where}${hint}`)
+  return fault(at, at.path === '' ? key : `${at.path}.${key}`, `${show(key)} is not a key of ${where}${hint}`)
 }
 
-function fault(file: string, sentence: string): BgeError {
-  return new BgeError('ERR_BGE_RECIPE', `${file}: ${sentence}`, { details: { file } })
+function fault({ written }: Place, path: string, sentence: string): BgeError {
+  return new BgeError(written.code, `${written.at(path)}: ${sentence}`, { details: { path } })
 }
 
 /** `; did you mean X?`, or nothing where no known word is near. */
-function didYouMean(word: string, known: readonly string[]): string {
+export function didYouMean(word: string, known: readonly string[]): string {
   const flat = (text: string): string => text.toLowerCase().replaceAll(/[-_ ]/g, '')
   const nearest = known.map((one) => ({ one, distance: editDistance(flat(word), flat(one)) })).sort((a, b) => a.distance - b.distance)[0]
   return nearest && nearest.distance <= Math.max(1, word.length / 3) ? `; did you mean ${nearest.one}?` : ''
