@@ -77,8 +77,8 @@ function remedy(libc: Libc | undefined): string {
   const build = existsSync(join(root, 'tsconfig.json')) // a checkout
     ? '`npm run build:native`'
     : /[\\/]node_modules[\\/]\.pnpm[\\/]/.test(root)
-      ? '`pnpm approve-builds` and then `pnpm rebuild bge-forge`'
-      : '`npm rebuild bge-forge` (npm 12 blocks it until `npm approve-scripts bge-forge`)'
+      ? '`pnpm approve-builds bge-forge` and `pnpm rebuild bge-forge`'
+      : '`npm rebuild bge-forge` (with npm 12, `npm approve-scripts bge-forge` before it)'
   return `To build it here: ${compiler}, then ${build}${musl ? '; or use an image with glibc, such as node:24-slim' : ''}`
 }
 
