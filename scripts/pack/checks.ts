@@ -40,7 +40,7 @@ export async function toolChecks(root: string, tarball: Tarball, project: string
     return { title, wrong: status === 0 ? undefined : output.trim() }
   }
   writeFileSync(
-    join(project, 'use.ts'),
+    join(project, 'use.mts'),
     "import { BgeModel, openDevice } from 'bge-forge'\nconst model: BgeModel = await BgeModel.load('x')\nconst { dims } = await model.encode(['a'])\n" +
       "console.log(dims, (await openDevice({ device: 'cpu' })).description)\n",
   )
@@ -59,7 +59,7 @@ export async function toolChecks(root: string, tarball: Tarball, project: string
     await check('publint', 'publint', ['run', tarball.path, '--strict'], project),
     // "esm-only": what require() of an ES module cannot do in Node 16 is no concern of a package for Node 20.19 and newer.
     await check('are the types wrong', 'attw', [tarball.path, '--profile', 'esm-only', '--no-emoji', '--no-color'], project),
-    await check('types: nodenext', 'tsc', ['--module', 'nodenext', ...strict, 'use.ts'], project),
-    await check('types: bundler', 'tsc', ['--module', 'esnext', '--moduleResolution', 'bundler', ...strict, 'use.ts'], project),
+    await check('types: nodenext', 'tsc', ['--module', 'nodenext', ...strict, 'use.mts'], project),
+    await check('types: bundler', 'tsc', ['--module', 'esnext', '--moduleResolution', 'bundler', ...strict, 'use.mts'], project),
   ]
 }

@@ -119,8 +119,10 @@ class Matrix {
       ...(offline ? { HTTP_PROXY: NOWHERE, HTTPS_PROXY: NOWHERE, http_proxy: NOWHERE, https_proxy: NOWHERE } : {}),
     }
     const program = this.#managers.get(`${manager.program} ${manager.version}`)!
-    const own = manager.program === 'pnpm' ? [`--registry=${registry}`, '--store-dir', join(this.#cache, 'pnpm-store')] : []
-    return await run(node.file, [program.file, ...args, ...own], { cwd, env })
+    const pnpm = [...args, `--registry=${registry}`, '--store-dir', join(this.#cache, 'pnpm-store')]
+    return manager.program === 'pnpm'
+      ? await run(program.file, pnpm, { cwd, env })
+      : await run(node.file, [program.file, ...args], { cwd, env })
   }
 
   async probe(node: Tool, cwd: string, way: string, device: string): Promise<Found> {
@@ -147,12 +149,15 @@ class Matrix {
       for (const way of WAYS) {
         const found = await this.probe(node, cwd, way, device)
         const difference = expect(found)
-        if (count(`${title}, ${node.title}, ${way}`, difference, true)) good.push(way)
-        else wrong.push(`${way} on ${node.title}`)
+        if (difference === undefined) good.push(way)
+        else wrong.push(`${way} on ${node.title}: ${difference}`)
+        if (difference === undefined) passed++
+        else failed++
       }
       cells.push(good.length === WAYS.length ? 'ok' : `FAILED ${WAYS.length - good.length}`)
     }
     console.log(`${title.padEnd(62)} ${cells.map((cell) => cell.padEnd(9)).join(' ')}`)
+    if (wrong[0]) console.log(`FAILED ${title}, ${wrong[0]}`)
   }
 }
 
@@ -317,7 +322,7 @@ export async function testPack({ root, cache = join(homedir(), '.cache/bge-forge
     if (!packages) skipped.push('rows of bge-forge-cuda: there is no build-emulated/bge_cuda.so (`npm run build:cuda -- --emulate`)')
     const withBinary = await start([full, ...(packages ? [packages.same] : [])])
     const withoutBinary = await start([sources])
-    const withOther = packages ? await start([full, packages.other]) : undefined
+    const withOther = packages ? await start([full, packages.same, packages.other]) : undefined
     const reachable = await run('npm', ['view', 'commander', 'version'], { cwd: scratch, env: fetching, seconds: 60 })
     for (const manager of MANAGERS) {
       const tool = managers.get(`${manager.program} ${manager.version}`)

