@@ -1,8 +1,5 @@
-import { existsSync } from 'node:fs'
-import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { BgeError, invalidArgument } from './errors.js'
+import { cudaLibraries, loadAddon as loadBinary } from './loader.js'
 
 /** Sequences packed without padding. `cuSeqlens[n] .. cuSeqlens[n+1]` are the tokens of sequence n. */
 export interface TokenBatch {
@@ -286,7 +283,6 @@ export interface WordPieceSlice {
 }
 
 interface Addon {
-  configure(errorClass: unknown): void
   wordPiece(definition: WordPieceDefinition): NativeWordPiece
   multiplyFloat64(
     c: Float64Array,
@@ -299,59 +295,10 @@ interface Addon {
 
 let addon: Addon | undefined
 
-/** Loads the native addon once: this checkout's build first, then the prebuilt binary of the package. */
+/** Loads the native addon once. */
 function loadAddon(): Addon {
-  if (addon) return addon
-  const napi = Number(process.versions.napi)
-  if (!(napi >= 8)) {
-    // A binary built for a newer Node-API crashes instead of throwing, so this is asked before the file is opened.
-    throw new BgeError(
-      'ERR_BGE_NO_BINARY',
-      `Node-API 8 is needed (Node 20.19 or newer), but this is Node ${process.version} with Node-API ${napi}`,
-    )
-  }
-  const root = fileURLToPath(new URL('..', import.meta.url))
-  const require = createRequire(import.meta.url)
-  const libc = process.platform !== 'linux' ? '' : existsSync('/etc/alpine-release') ? '.musl' : '.glibc'
-  const tried: string[] = []
-  for (const file of [
-    join(root, 'build/Release/bge.node'),
-    join(root, `prebuilds/${process.platform}-${process.arch}/bge-forge${libc}.node`),
-  ]) {
-    if (!existsSync(file)) {
-      tried.push(`${file}: not there`)
-      continue
-    }
-    try {
-      addon = require(file) as Addon
-      addon.configure(BgeError)
-      return addon
-    } catch (error) {
-      tried.push(`${file}: ${error instanceof Error ? error.message : String(error)}`)
-    }
-  }
-  throw new BgeError(
-    'ERR_BGE_NO_BINARY',
-    `the native addon for ${process.platform}-${process.arch} did not load; run \`npm rebuild bge-forge\` ` +
-      `(npm 12: \`npm approve-scripts bge-forge\` first; pnpm: \`pnpm approve-builds\`). Tried ${tried.join('; ')}`,
-    { details: { tried } },
-  )
-}
-
-/** Where the CUDA library may be, in the order of search. BGE_CUDA_LIBRARY names the one to use. */
-function cudaLibraries(): string[] {
-  const named = process.env['BGE_CUDA_LIBRARY']
-  if (named) return [named]
-  const root = fileURLToPath(new URL('..', import.meta.url))
-  const found = [join(root, 'build-cuda/bge_cuda.so')]
-  try {
-    // The package that carries the library: an optional peer.
-    const manifest = createRequire(import.meta.url).resolve('bge-forge-cuda/package.json')
-    found.push(join(dirname(manifest), 'bge_cuda.so'))
-  } catch {
-    // It is not installed.
-  }
-  return found
+  addon ??= loadBinary() as Addon
+  return addon
 }
 
 async function openCuda(index: number): Promise<Device> {

@@ -1,7 +1,7 @@
 import { mkdir, rm } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
-import type { DuckDBAppender, DuckDBConnection, DuckDBType, DuckDBValue } from '@duckdb/node-api'
+import type { DuckDBAppender, DuckDBConnection, DuckDBType } from '@duckdb/node-api'
 import { BgeError, invalidArgument } from '../errors.js'
 
 /**
@@ -26,9 +26,12 @@ export interface StoreOptions {
 
 export type ColumnType = 'UINTEGER' | 'UBIGINT' | 'DOUBLE' | 'VARCHAR'
 
+/** A value of such a column: UBIGINT is a bigint. DuckDB's own type would make its package a need of everyone who compiles against ours. */
+export type ColumnValue = number | bigint | string | null
+
 /** Appends rows to a table; they are in it after close(). */
 export interface TableWriter {
-  add(row: readonly DuckDBValue[]): void
+  add(row: readonly ColumnValue[]): void
   close(): void
 }
 
@@ -38,7 +41,7 @@ export interface Store {
   /** The one number that `sql` selects. */
   number(sql: string): Promise<number>
   /** The result as blocks of columns, at most 2048 rows each. Other statements may run meanwhile. */
-  stream(sql: string): AsyncGenerator<DuckDBValue[][]>
+  stream(sql: string): AsyncGenerator<ColumnValue[][]>
   /** Creates the table and returns its writer. */
   create(table: string, columns: Readonly<Record<string, ColumnType>>): Promise<TableWriter>
   /** Closes and removes everything. */
@@ -107,7 +110,7 @@ export async function openStore(folder: string, options: StoreOptions = {}): Pro
         for (;;) {
           const chunk = await checked(() => result.fetchChunk())
           if (chunk === null || chunk.rowCount === 0) return
-          yield chunk.getColumns()
+          yield chunk.getColumns() as ColumnValue[][]
         }
       } finally {
         disconnect(connection)
@@ -152,7 +155,7 @@ function tableWriter(
   fail: (cause: unknown) => never,
   done: () => void,
 ): TableWriter {
-  let columns: DuckDBValue[][] = types.map(() => [])
+  let columns: ColumnValue[][] = types.map(() => [])
   let pending = 0
   const flush = (): void => {
     const rows = columns[0]!.length

@@ -4,7 +4,6 @@
 #pragma once
 #include <napi.h>
 
-#include <condition_variable>
 #include <deque>
 #include <exception>
 #include <functional>
@@ -15,6 +14,7 @@
 #include <thread>
 
 #include "../core/backend.h"
+#include "../core/condition_variable.h"
 
 namespace bge {
 

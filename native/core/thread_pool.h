@@ -1,13 +1,14 @@
 // A fixed pool. parallelFor splits work by index, never by thread, so results do not depend on the number of threads.
 #pragma once
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "condition_variable.h"
 
 namespace bge {
 
