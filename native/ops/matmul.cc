@@ -7,6 +7,7 @@
 #include "../core/cpu.h"
 #include "cpu/kernels.h"
 #include "pack_cache.h"
+#include "products.h"
 
 namespace bge {
 
@@ -16,9 +17,6 @@ constexpr int64_t kWeightDepth = 1024;  // block of depth against a packed weigh
 constexpr int64_t kDepth = 512;         // block of depth where B is packed on the way
 constexpr int64_t kTasksPerThread = 8;  // threads rarely run at the same speed: enough tasks to even out
 constexpr int64_t kFewRows = 512;       // up to here each task packs the panel it needs
-
-int64_t divideUp(int64_t n, int64_t m) { return (n + m - 1) / m; }
-int64_t roundUp(int64_t n, int64_t m) { return divideUp(n, m) * m; }
 
 // C (rows, cols) cut into rowTasks x colTasks blocks of `rows` x `cols`.
 struct Grid {
@@ -41,32 +39,6 @@ Grid grid(const Kernels& k, int64_t rows, int64_t cols, int64_t depth, int threa
   g.cols = divideUp(panels, colTasks) * k.panel;
   g.colTasks = divideUp(cols, g.cols);
   return g;
-}
-
-// The part of `whole` from (row, column) on, `rows` x `cols` at most. A is moved only when it is not transposed.
-GemmBlock part(const GemmBlock& whole, int64_t row, int64_t column, int64_t rows, int64_t cols) {
-  GemmBlock g = whole;
-  g.rows = std::min(rows, whole.rows - row);
-  g.cols = std::min(cols, whole.cols - column);
-  if (!g.aTransposed) g.a += row * g.aStride;
-  g.c += row * g.cStride + column;
-  if (g.bias) g.bias += column;
-  if (g.pre) g.pre += row * g.preStride + column;
-  if (g.geluInput) g.geluInput += row * g.geluStride + column;
-  return g;
-}
-
-// Restricts g to the block of depth that begins at `first`: later blocks add to C, only the last one has the epilogue.
-void depthBlock(GemmBlock& g, int64_t first, int64_t block) {
-  const int64_t depth = g.depth;
-  g.depth = std::min(block, depth - first);
-  g.a += g.aTransposed ? first * g.aStride : first;
-  if (first > 0) g.beta = 1;
-  if (first + g.depth < depth) {
-    g.bias = g.geluInput = nullptr;
-    g.pre = nullptr;
-    g.gelu = false;
-  }
 }
 
 // `panels`: [block of depth][panel][depth][column], as packAll writes it.
@@ -152,21 +124,6 @@ void multiplyManyRows(ThreadPool& pool, const Kernels& k, const GemmBlock& whole
       k.gemm(g);
     });
   }
-}
-
-GemmBlock product(Matrix c, Matrix a, bool transposeA, float alpha, float beta) {
-  GemmBlock g = {};
-  g.rows = c.rows;
-  g.cols = c.cols;
-  g.depth = transposeA ? a.rows : a.cols;
-  g.a = a.as<float>();
-  g.aTransposed = transposeA;
-  g.aStride = a.stride;
-  g.c = c.as<float>();
-  g.cStride = c.stride;
-  g.alpha = alpha;
-  g.beta = beta;
-  return g;
 }
 
 // A quarter of the memory may hold packed weights; beyond that the least recently used go.
