@@ -9,7 +9,7 @@ export type { EncodeOptions, EncodeProgress, EncodeResult } from './model/encode
 export type { Embedder } from './model/embedder.js'
 export { instructions } from './model/instruction.js'
 export { type SearchDevice, type VectorIndex, vectorIndex } from './model/search.js'
-export { type Device, type DeviceOptions, openDevice } from './native.js'
+export { type Device, type DeviceOptions, type Dtype, openDevice } from './native.js'
 export { Tokenizer } from './tokenizer/tokenizer.js'
 export type { StageName, TrainConfig } from './train/config.js'
 export { train, type TrainHooks, type TrainOptions, type TrainResult } from './train/loop.js'
