@@ -258,7 +258,9 @@ interface Addon {
     b: Float64Array,
     shape: { m: number; n: number; k: number; transposeA: boolean; transposeB: boolean; threads?: number; isa?: string },
   ): Promise<void>
-  openDevice(options: { threads?: number; isa?: string; dtype?: Dtype; note?: string } | { cuda: number; libraries: readonly string[] }): Device
+  openDevice(
+    options: { threads?: number; isa?: string; dtype?: Dtype; note?: string } | { cuda: number; libraries: readonly string[] },
+  ): Device
 }
 
 let addon: Addon | undefined

@@ -91,6 +91,19 @@ describe.each(columns)('$name', ({ storage, open, only }) => {
     expect(difference({ out: out.slice(0, rows * 203) }, part)).toBeUndefined()
   })
 
+  it('linear: a value that is not finite stays visible in its row and changes no other', async () => {
+    const attributes = { rows: 9, in: 40, out: 24 }
+    const { x, ...rest } = prepare(specOf('linear'), { attributes }, storage).inputs as Record<'x' | 'weight', Float32Array>
+    const { out } = (await two.op('linear', { x, ...rest }, attributes)) as { out: Float32Array }
+    for (const value of [Number.NaN, Number.POSITIVE_INFINITY]) {
+      const broken = Float32Array.from(x)
+      broken[4 * 40 + 33] = value
+      const result = (await two.op('linear', { x: broken, ...rest }, attributes)) as { out: Float32Array }
+      expect(result.out.subarray(4 * 24, 5 * 24).some((y) => Number.isFinite(y))).toBe(false)
+      expect(result.out.every((y, i) => Math.floor(i / 24) === 4 || y === out[i])).toBe(true)
+    }
+  })
+
   it.each([32, 64])('attention, head size %i: a sequence is the same alone and behind others', async (headSize) => {
     const c: OpCase = { attributes: { heads: 2, headSize }, lengths: [17, 59, 4] }
     const inputs = prepare(specOf('attention'), c, storage).inputs
@@ -198,10 +211,7 @@ describe('the harness', () => {
         name: `${s.name}, wrong`,
         reference: (...operands) =>
           Object.fromEntries(
-            Object.entries(s.reference(...operands)).map(([name, v]) => [
-              name,
-              outputs.includes(name) ? v.map((x) => 1.001 * x) : v,
-            ]),
+            Object.entries(s.reference(...operands)).map(([name, v]) => [name, outputs.includes(name) ? v.map((x) => 1.001 * x) : v]),
           ),
       }
       expect(gradientProblems(wrong, s.cases[1]!).length).toBeGreaterThan(0)

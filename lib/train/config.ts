@@ -24,7 +24,8 @@ export interface TrainConfig {
   dropout: number | null
   seed: number
   device: string
-  dtype: 'fp32'
+  /** what linear layers multiply in on the CPU; CUDA multiplies in bf16 either way. Sums, weights and optimizer state are fp32 */
+  dtype: 'fp32' | 'bf16'
   saveEvery: number
   logEvery: number
   duplicates: 'mask' | 'keep'
@@ -106,7 +107,7 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKey, KeyRule>> = {
     expected: "a device: 'auto', 'cpu', 'cuda' or 'cuda:N'",
     accepts: (v) => typeof v === 'string' && /^(auto|cpu|cuda(:\d+)?)$/.test(v),
   },
-  dtype: { expected: "'fp32', the only type that training computes in so far", accepts: word('fp32') },
+  dtype: { expected: "'fp32' or 'bf16'", accepts: word('fp32', 'bf16') },
   saveEvery: { expected: 'an integer of at least 0 (steps between checkpoints; 0: only at the end)', accepts: integer(0), free: true },
   logEvery: { expected: 'an integer of at least 1 (steps between rows of metrics.jsonl)', accepts: integer(1), free: true },
   duplicates: { expected: "'mask' or 'keep'", accepts: word('mask', 'keep'), stages: pairs },

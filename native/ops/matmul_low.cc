@@ -63,26 +63,26 @@ void CpuBackend::multiplyLow(const GemmBlock& g, Weight w, bool transposed) {
 
   const bool manyRows = g.rows >= kManyRows;
   const int64_t words = divideUp(g.depth, k.group);
-  const Grid cut = grid(k, g.rows, g.cols, std::min(words, kWeightDepth), pool.threads(), manyRows);
-  const bool inTask = cut.colTasks == 1;
+  Grid cut = grid(k, g.rows, g.cols, std::min(words, kWeightDepth), pool.threads(), manyRows);
+  if (manyRows) cut.cols = layout.width, cut.colTasks = 1;
   // Rows a power of two apart would fall on the same lines of the first-level cache.
-  const int64_t stride = roundUp(words, kAlignment) + kAlignment, rows = inTask ? cut.rows : g.rows;
+  const int64_t stride = roundUp(words, kAlignment) + kAlignment, rows = manyRows ? cut.rows : g.rows;
   const int64_t each = roundUp(rows * stride + (k.weightSteps ? 2 * rows : 0), kAlignment);
-  float* scratch = workspace_.take<float>(inTask ? each * pool.threads() : each);
+  float* scratch = workspace_.take<float>(manyRows ? each * pool.threads() : each);
   const auto convert = [&](float* to, int64_t at, int64_t row, int64_t count) {
     k.packRows(to + at * stride, stride, to + rows * stride + 2 * at, g.a + row * g.aStride, g.aStride, count, g.depth);
   };
-  if (!inTask) {
+  if (!manyRows) {
     const int64_t some = std::max(kConvertAtOnce / std::max<int64_t>(g.depth, 1), int64_t{1});
     if (g.rows <= some) convert(scratch, 0, 0, g.rows);
     else pool.parallelFor(divideUp(g.rows, some), [&](int64_t i) { convert(scratch, i * some, i * some, std::min(some, g.rows - i * some)); });
   }
   pool.parallelFor(cut.tasks(), [&](int64_t i) {
     const int64_t row = i / cut.colTasks * cut.rows, column = i % cut.colTasks * cut.cols;
-    float* a = inTask ? scratch + each * ThreadPool::thread() : scratch;
-    const int64_t at = inTask ? 0 : row;  // of the task's first row in `a`
+    float* a = manyRows ? scratch + each * ThreadPool::thread() : scratch;
+    const int64_t at = manyRows ? 0 : row;  // of the task's first row in `a`
     GemmBlock mine = part(g, row, column, cut.rows, cut.cols);
-    if (inTask) convert(a, 0, row, mine.rows);
+    if (manyRows) convert(a, 0, row, mine.rows);
     mine.a = a + at * stride;
     mine.aStride = stride;
     mine.depth = words;

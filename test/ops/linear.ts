@@ -59,6 +59,8 @@ const linear: OpSpec = {
     { attributes: { rows: 19, in: 24, out: 203, outF32: 1 }, data: 'bias' }, // logits
     { attributes: { rows: 19, in: 64, out: 40, xF32: 1 }, data: 'bias' },
     { attributes: { rows: 59, in: 1100, out: 40 }, data: 'bias' }, // deeper than one block of depth
+    { attributes: { rows: 7, in: 4230, out: 17, gelu: 1 }, data: 'bias' }, // and than one of four values to a word
+    { attributes: { rows: 1030, in: 23, out: 70, gelu: 1, preActivation: 1 }, data: 'bias' }, // tasks convert the rows they multiply
     { attributes: { rows: 17, in: 24, out: 24, gelu: 1, preActivation: 1, outF32: 1 }, data: 'identity' }, // the GELU alone
   ],
   inputs(c, random) {
