@@ -20,7 +20,7 @@
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS", "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"],
       "dependencies": ["bge_base"],
-      "conditions": [["target_arch=='x64'", { "dependencies": ["bge_avx2", "bge_avx512"] }]]
+      "conditions": [["target_arch=='x64'", { "dependencies": ["bge_avx2", "bge_avx512", "bge_avx512vnni", "bge_avx512bf16"] }]]
     },
     {
       "target_name": "bge_base",
@@ -46,6 +46,24 @@
           "cflags_cc": ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
           "xcode_settings": {
             "OTHER_CPLUSPLUSFLAGS": ["-ffp-contract=fast", "-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+          }
+        },
+        {
+          "target_name": "bge_avx512vnni",
+          "type": "static_library",
+          "sources": ["<!@(node -p \"require('./native/sources.json').avx512vnni.join(' ')\")"],
+          "cflags_cc": ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"],
+          "xcode_settings": {
+            "OTHER_CPLUSPLUSFLAGS": ["-ffp-contract=fast", "-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
+          }
+        },
+        {
+          "target_name": "bge_avx512bf16",
+          "type": "static_library",
+          "sources": ["<!@(node -p \"require('./native/sources.json').avx512bf16.join(' ')\")"],
+          "cflags_cc": ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16"],
+          "xcode_settings": {
+            "OTHER_CPLUSPLUSFLAGS": ["-ffp-contract=fast", "-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16"]
           }
         }
       ]

@@ -1,12 +1,14 @@
 // Speed of the kernels at BERT shapes, through core/backend.h and without Node; every result is checked before it is timed (kernels.h).
-//   npm run bench:kernels -- [words of the case ...] [--isa base|avx2|avx512] [--threads N] [--json FILE]
-// GFLOP/s stand next to the FMA peak of all threads, the best of those taken between the cases of the same run.
+//   npm run bench:kernels -- [words of the case ...] [--isa base|avx2|avx512] [--dtype fp32|bf16|int8] [--threads N] [--json FILE]
+// GFLOP/s stand next to the peak of all threads in that type, the best of those taken between the cases of the same run.
+// bf16 and int8 change linear layers alone: the other cases are fp32's.
 #include "kernels.h"
 
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <tuple>
 
 #include "core/thread_pool.h"
 
@@ -86,6 +88,28 @@ void adamw(Bench& bench, int64_t n) {
   });
 }
 
+void runLow(Bench& bench) {
+  for (const int64_t rows : {16, 128, 512, 2048, 8192}) {
+    linear(bench, "small", rows, 512, 2048, Activation::none);
+    linear(bench, "small", rows, 512, 2048, Activation::gelu);
+    linear(bench, "small", rows, 2048, 512, Activation::none);
+  }
+  for (const int64_t rows : {16, 512, 2048}) {
+    linear(bench, "base", rows, 768, 3072, Activation::none);
+    linear(bench, "base", rows, 768, 3072, Activation::gelu);
+    linear(bench, "base", rows, 3072, 768, Activation::none);
+  }
+  if (bench.dtype == "int8") return;
+  for (const auto& [model, C, F] : {std::tuple("small", 512, 2048), std::tuple("base", 768, 3072)}) {
+    for (const int64_t rows : {int64_t{512}, kRows}) {
+      linearBackwardInput(bench, model, rows, C, F, false);
+      linearBackwardInput(bench, model, rows, F, C, true);
+      linearBackwardWeight(bench, model, rows, C, F);
+      linearBackwardWeight(bench, model, rows, F, C);
+    }
+  }
+}
+
 void runAll(Bench& bench) {
   struct Model { const char* name; int64_t hidden, feedForward, heads; };
   for (const auto& [name, C, F, H] : {Model{"small", 512, 2048, 8}, Model{"base", 768, 3072, 12}, Model{"large", 1024, 4096, 16}}) {
@@ -119,7 +143,7 @@ string firstLine(const char* command) {
 }
 
 void print(const Bench& bench) {
-  std::printf("%s, FMA peak %.1f GFLOP/s\n", bench.device.description().c_str(), bench.peak);
+  std::printf("%s, %s peak %.1f GFLOP/s\n", bench.device.description().c_str(), bench.dtype.c_str(), bench.peak);
   bool disturbed = false;
   for (const Result& r : bench.results) {
     std::printf("%-50s %9.3f ms  ", r.name.c_str(), 1e3 * r.seconds);
@@ -166,10 +190,11 @@ int main(int argc, char** argv) {
     }
     const char* value = ++i < argc ? argv[i] : "";
     if (argument == "--isa" && *value) options.isa = value;
+    else if (argument == "--dtype" && *value) options.dtype = value;
     else if (argument == "--json" && *value) json = value;
     else if (argument == "--threads" && std::atoi(value) > 0) options.threads = std::atoi(value);
     else {
-      const char* allowed = "options must be --isa base|avx2|avx512, --threads N (1 or more) or --json FILE";
+      const char* allowed = "options must be --isa base|avx2|avx512, --dtype fp32|bf16|int8, --threads N (1 or more) or --json FILE";
       std::fprintf(stderr, "%s, but was %s %s\n", allowed, argument.c_str(), value);
       return 2;
     }
@@ -177,8 +202,9 @@ int main(int argc, char** argv) {
   try {
     if (options.threads == 0) options.threads = ThreadPool::availableThreads();
     const auto device = makeCpuBackend(options);
-    Bench bench{*device, options.threads, words};
-    runAll(bench);
+    Bench bench{*device, options.threads, words, options.dtype};
+    if (options.dtype == "fp32") runAll(bench);
+    else runLow(bench);
     if (bench.results.empty()) throw std::runtime_error("no case has all of the words given");
     print(bench);
     if (json) writeJson(json, bench);

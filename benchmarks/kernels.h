@@ -4,16 +4,18 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "core/backend.h"
 
-double fmaPeak(int threads);  // peak.cc
+double fmaPeak(int threads), bf16Peak(int threads), int8Peak(int threads);  // peak.cc
 
 namespace bge::bench {
 
@@ -21,7 +23,16 @@ using std::string;
 using std::to_string;
 using std::vector;
 
-// As in test/support/check.ts: on the entries looked at, an op may err so many times as much as the plain fp32 formula does, both against
+// Rounded to nearest even.
+inline float bf16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+// As in test/support/check.ts: on the entries looked at, an op may err so many times as much as the plain formula of its type does, both against
 // double precision, or two units in the last place of the largest entry.
 enum Kind { kValue = 2, kGradient = 3 };
 
@@ -65,10 +76,25 @@ struct Bench {
   Backend& device;
   int threads;
   vector<string> words;
+  string dtype = "fp32";  // what the device's linear layers multiply in
   std::minstd_rand random{1};
-  double peak = fmaPeak(threads);  // taken again after every case, the best is kept: other programs only ever make it smaller
+  double measurePeak() const { return dtype == "bf16" ? bf16Peak(threads) : dtype == "int8" ? int8Peak(threads) : fmaPeak(threads); }
+  double peak = measurePeak();  // taken again after every case, the best is kept: other programs only ever make it smaller
   vector<Result> results = {};
 
+  // What a linear layer makes of an operand: n values `stride` apart, rows of x (activation) or of W.
+  vector<float> operand(const float* x, int64_t stride, int64_t n, bool activation) const {
+    vector<float> row(static_cast<size_t>(n));
+    for (int64_t i = 0; i < n; ++i) row[i] = x[i * stride];
+    if (dtype == "bf16") {
+      for (float& v : row) v = bf16(v);
+    } else if (dtype == "int8") {
+      const auto [least, most] = std::minmax_element(row.begin(), row.end());
+      const float low = activation ? *least : 0, step = activation ? (*most - low) / 255 : std::max(-*least, *most) / 127;
+      for (float& v : row) v = step > 0 ? low + step * std::nearbyint((v - low) / step) : low;
+    }
+    return row;
+  }
   // Visits 100 entries (row, column) of an output, the last one among them.
   template <class F> void sample(int64_t rows, int64_t cols, F&& visit) {
     visit(rows - 1, cols - 1);
@@ -108,7 +134,7 @@ struct Bench {
     std::sort(seconds.begin(), seconds.end());
     const double best = seconds.front();
     results.push_back({name, best, seconds[seconds.size() / 2], flops / best / 1e9, bytes / best / 1e9, worst, checks.entries});
-    peak = std::max(peak, fmaPeak(threads));
+    peak = std::max(peak, measurePeak());
     std::fprintf(stderr, "%s: %lld entries right, %.3f ms\n", name.c_str(), static_cast<long long>(checks.entries), 1e3 * best);
   }
 };
@@ -146,6 +172,13 @@ Real dot(const float* a, int64_t aStep, const float* b, int64_t bStep, int64_t n
   Real sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += static_cast<Real>(a[i * aStep]) * static_cast<Real>(b[i * bStep]);
   return sum;
+}
+
+// A product of a linear layer: exact in double, plain in float, of operands as the device's type has them.
+template <class Real>
+Real dotOf(const Bench& bench, const float* a, int64_t aStep, const float* b, int64_t bStep, int64_t n) {
+  if constexpr (std::is_same_v<Real, double>) return dot<Real>(a, aStep, b, bStep, n);
+  else return dot<Real>(bench.operand(a, aStep, n, true).data(), 1, bench.operand(b, bStep, n, false).data(), 1, n);
 }
 
 // kernels_products.cc; R rows, I inputs, O outputs, N sequences of L tokens, H heads

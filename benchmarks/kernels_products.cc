@@ -58,7 +58,7 @@ void linear(Bench& bench, const string& model, int64_t R, int64_t I, int64_t O, 
   bench.measure(name, kValue, 2.0 * R * I * O, 0, nothing, run, [&](Checks& checks) {
     const auto out = y.download(), preActivation = z.download();
     bench.sample(R, O, [&](int64_t r, int64_t o) {
-      const auto sum = [&](auto real) { return dot<decltype(real)>(&x.host[r * I], 1, &w.host[o * I], 1, I) + bias.host[o]; };
+      const auto sum = [&](auto real) { return dotOf<decltype(real)>(bench, &x.host[r * I], 1, &w.host[o * I], 1, I) + bias.host[o]; };
       if (gelu) checks.compare("preActivation", preActivation[r * O + o], sum);
       checks.compare("out", out[r * O + o], [&](auto real) { return gelu ? sum(real) * cdf(sum(real)) : sum(real); });
     });
@@ -79,7 +79,7 @@ void linearBackwardInput(Bench& bench, const string& model, int64_t R, int64_t I
     bench.sample(R, I, [&](int64_t r, int64_t i) {
       checks.compare("dX", got[r * I + i], [&](auto real) {
         using Real = decltype(real);
-        const Real sum = dot<Real>(&dOut.host[r * O], 1, &w.host[i], I, O);
+        const Real sum = dotOf<Real>(bench, &dOut.host[r * O], 1, &w.host[i], I, O);
         return gelu ? sum * geluGradient<Real>(z.host[r * I + i]) : sum;
       });
     });
@@ -95,7 +95,7 @@ void linearBackwardWeight(Bench& bench, const string& model, int64_t R, int64_t 
     const auto gotW = dW.download(), gotBias = dBias.download();
     const float one = 1;
     bench.sample(O, I, [&](int64_t o, int64_t i) {
-      const auto weight = [&](auto real) { return dW.host[o * I + i] + dot<decltype(real)>(&dOut.host[o], O, &x.host[i], I, R); };
+      const auto weight = [&](auto real) { return dW.host[o * I + i] + dotOf<decltype(real)>(bench, &dOut.host[o], O, &x.host[i], I, R); };
       const auto bias = [&](auto real) { return dBias.host[o] + dot<decltype(real)>(&dOut.host[o], O, &one, 0, R); };
       checks.compare("dW", gotW[o * I + i], weight);
       checks.compare("dBias", gotBias[o], bias);

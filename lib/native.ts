@@ -178,9 +178,14 @@ export interface DeviceMemory {
   workspacePeak: number
 }
 
+/** What linear layers multiply in; everything else, weights and optimizer state among it, is fp32 (hidden states on CUDA: bf16). */
+export type Dtype = 'fp32' | 'bf16' | 'int8'
+export const dtypes: readonly Dtype[] = ['fp32', 'bf16', 'int8']
+
 export interface Device {
   readonly kind: 'cpu' | 'cuda'
-  /** e.g. "cpu avx512, 2 threads" */
+  readonly dtype: Dtype
+  /** e.g. "cpu avx512, 2 threads"; a dtype other than fp32 is named on the CPU: "cpu avx512bf16 bf16, 2 threads" */
   readonly description: string
   memory(): DeviceMemory
   synchronize(): Promise<void>
@@ -224,10 +229,11 @@ export interface DeviceOptions {
   /** CPU worker threads. Default: what affinity and cgroup limits allow */
   threads?: number
   /**
-   * What hidden states are stored and multiplied in; sums, statistics, weights and optimizer state are fp32 on every device. Default: what the
-   * device computes in, 'fp32' on the CPU and 'bf16' on CUDA; any other wish is refused, never replaced
+   * 'fp32' (default on the CPU); 'bf16': operands of linear layers are rounded to bf16, sums are fp32 (CUDA's only type, which stores hidden
+   * states in it too); 'int8', CPU only and for inference only: weights are quantised per output channel, rows of activations when they come.
+   * On the CPU bf16 needs AVX-512-BF16 and int8 AVX-512-VNNI. What the device does not have is refused, never replaced
    */
-  dtype?: 'fp32' | 'bf16'
+  dtype?: Dtype
 }
 
 /** Of `multiplyFloat64`: c (M, N) = op(a) op(b). */
@@ -290,7 +296,9 @@ interface Addon {
     b: Float64Array,
     shape: { m: number; n: number; k: number; transposeA: boolean; transposeB: boolean; threads?: number; isa?: string },
   ): Promise<void>
-  openDevice(options: { threads?: number; isa?: string; note?: string } | { cuda: number; libraries: readonly string[] }): Device
+  openDevice(
+    options: { threads?: number; isa?: string; dtype?: Dtype; note?: string } | { cuda: number; libraries: readonly string[] },
+  ): Device
 }
 
 let addon: Addon | undefined
@@ -315,8 +323,8 @@ async function openCuda(index: number): Promise<Device> {
 /**
  * Opens a device. Its kernels run on its own thread(s), never on the event loop; calls are executed in the order they were made.
  * CUDA needs the CUDA library: `BGE_CUDA_LIBRARY`, else `build-cuda/bge_cuda.so` of this checkout, else that of the package bge-forge-cuda.
- * 'auto' takes cuda:0 where it can be opened; where it cannot, the CPU, and `description` says why.
- * `BGE_ISA=base|avx2|avx512` forces an instruction set (tests).
+ * 'auto' takes cuda:0 where it can be opened and computes in `dtype`; where not, the CPU, and `description` says why.
+ * `BGE_ISA=base|avx2|avx512|avx512vnni|avx512bf16` forces an instruction set (tests).
  * @throws ERR_BGE_DEVICE_UNAVAILABLE for a device that is not there (an explicit 'cuda' never falls back) or does not compute in `dtype`,
  *   ERR_BGE_NO_BINARY
  */
@@ -327,19 +335,16 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
     throw new BgeError('ERR_BGE_ARGUMENT', `device must be 'auto', 'cpu', 'cuda' or 'cuda:N', but was "${kind}"`)
   }
   const { dtype } = options
-  if (dtype !== undefined && dtype !== 'fp32' && dtype !== 'bf16') throw invalidArgument('dtype', "'fp32' or 'bf16'", dtype)
-  if ((cuda && dtype === 'fp32') || (kind === 'cpu' && dtype === 'bf16')) {
+  if (dtype !== undefined && !dtypes.includes(dtype)) throw invalidArgument('dtype', "'fp32', 'bf16' or 'int8'", dtype)
+  if (cuda && dtype !== undefined && dtype !== 'bf16') {
     throw new BgeError(
       'ERR_BGE_DEVICE_UNAVAILABLE',
-      cuda
-        ? `dtype fp32 was asked for on "${kind}", but CUDA computes in bf16 with fp32 sums; leave dtype out, or use device cpu`
-        : 'dtype bf16 was asked for on "cpu", but the CPU computes in fp32; leave dtype out, or use device cuda',
+      `dtype ${dtype} was asked for on "${kind}", but CUDA computes in bf16 with fp32 sums; leave dtype out, or use device cpu`,
     )
   }
   if (cuda) return await openCuda(Number(cuda[1] ?? 0))
-  if (dtype === 'bf16') return await openCuda(0) // 'auto', and only CUDA computes in it
   let note: string | undefined
-  if (kind === 'auto' && dtype === 'fp32') note = 'not cuda: dtype fp32 was asked for'
+  if (kind === 'auto' && (dtype === 'fp32' || dtype === 'int8')) note = `not cuda: dtype ${dtype} was asked for`
   else if (kind === 'auto') {
     try {
       return await openCuda(0)
@@ -351,6 +356,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Device> {
   return loadAddon().openDevice({
     ...(options.threads === undefined ? {} : { threads: options.threads }),
     ...(process.env['BGE_ISA'] ? { isa: process.env['BGE_ISA'] } : {}),
+    ...(dtype === undefined ? {} : { dtype }),
     ...(note === undefined ? {} : { note }),
   })
 }

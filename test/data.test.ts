@@ -247,7 +247,7 @@ describe('configuration', () => {
     ['learningRate', '1e-4', 'learningRate must be a number greater than 0'],
     ['temperature', 20, 'temperature must be a number from 0.0001 to 1'],
     ['dropout', 1, 'dropout must be a number from 0 to below 1'],
-    ['dtype', 'bf16', 'dtype must be \'fp32\', the only type that training computes in so far, but was "bf16"'],
+    ['dtype', 'int8', "dtype must be 'fp32' or 'bf16', but was \"int8\""],
     ['candidates', 'sources', "candidates must be 'batch', 'source' or 'group', but was \"sources\""],
     ['direction', 'both', "direction must be 'query-to-passage' or 'symmetric'"],
     ['falseNegatives', 'off', "falseNegatives must be 'keep', 'in-batch'"],

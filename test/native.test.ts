@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { BgeError, type BgeErrorCode } from '../lib/errors.js'
 import { type Device, type Encoder, type EncoderConfig, openDevice, type TokenBatch } from '../lib/native.js'
+import { availableIsas, availableLowTypes, openIsa } from './support/devices.js'
 import { Random } from './support/random.js'
 
 const CONFIG: EncoderConfig = {
@@ -30,6 +31,9 @@ async function makeEncoder(device: Device): Promise<Encoder> {
   }
   return encoder
 }
+
+const isas = await availableIsas()
+const lowTypes = await availableLowTypes()
 
 /** The error a call throws at once; a promise would be too late. */
 function thrown(call: () => unknown): BgeError {
@@ -158,18 +162,67 @@ describe('arguments are checked before anything is enqueued', () => {
   })
 
   it('a dtype that the device does not compute in is refused, not replaced', async () => {
-    await expect(openDevice({ device: 'cpu', dtype: 'bf16' })).rejects.toMatchObject({
+    await expect(openIsa('avx2', 1, 'bf16')).rejects.toMatchObject({
       code: 'ERR_BGE_DEVICE_UNAVAILABLE',
-      message: expect.stringContaining('the CPU computes in fp32'),
+      message: expect.stringMatching(isas.includes('avx2') ? /bf16 on the CPU needs the instruction set avx512bf16, but avx2 was/ : /avx2/),
     })
-    await expect(openDevice({ device: 'cuda', dtype: 'fp32' })).rejects.toMatchObject({
+    await expect(openIsa('base', 1, 'int8')).rejects.toMatchObject({
       code: 'ERR_BGE_DEVICE_UNAVAILABLE',
-      message: expect.stringContaining('CUDA computes in bf16'),
+      message: expect.stringContaining('dtype int8 on the CPU needs the instruction set avx512vnni, but base was asked for'),
     })
+    for (const dtype of ['fp32', 'int8'] as const) {
+      await expect(openDevice({ device: 'cuda', dtype })).rejects.toMatchObject({
+        code: 'ERR_BGE_DEVICE_UNAVAILABLE',
+        message: expect.stringContaining('CUDA computes in bf16'),
+      })
+    }
     await expect(openDevice({ dtype: 'int4' as 'fp32' })).rejects.toMatchObject({ code: 'ERR_BGE_ARGUMENT' })
     const device = await openDevice({ dtype: 'fp32' }) // 'auto'
-    expect(device.kind).toBe('cpu')
+    expect(device).toMatchObject({ kind: 'cpu', dtype: 'fp32' })
     device.dispose()
+  })
+
+  it.each(lowTypes)('%s is named, and instruction sets that have it give the same bits', async (dtype) => {
+    const results: Float32Array[] = []
+    for (const isa of dtype === 'bf16' ? ['avx512bf16'] : ['avx512vnni', 'avx512bf16']) {
+      if (process.env['BGE_ISA'] !== undefined && isa !== process.env['BGE_ISA']) continue
+      const low = await openIsa(isa, 2, dtype).catch(() => undefined)
+      if (!low) continue // avx512bf16 is not on every CPU that has avx512vnni
+      expect(low).toMatchObject({
+        kind: 'cpu',
+        dtype,
+        description: expect.stringMatching(new RegExp(`^cpu avx512\\w+ ${dtype}, 2 threads$`)),
+      })
+      results.push(await (await (await makeEncoder(low)).embed(BATCH)).toArray())
+      low.dispose()
+    }
+    expect(results.length).toBeGreaterThan(0)
+    for (const result of results) expect(result).toEqual(results[0])
+  })
+
+  it.runIf(lowTypes.includes('int8'))('int8 is for inference: what trains is refused in a sentence', async () => {
+    const low = await openDevice({ device: 'cpu', threads: 1, dtype: 'int8' })
+    const encoder = await makeEncoder(low)
+    const refused: [what: RegExp, call: () => unknown][] = [
+      [
+        /^forward\(\) keeps activations for backward\(\), and needs a device that trains.*dtype int8.*fp32 or bf16$/,
+        () => encoder.forward(BATCH),
+      ],
+      [/^an MLM head needs a device that trains/, () => low.mlmHead(encoder)],
+      [/^an optimizer needs a device that trains/, () => low.adamW([encoder])],
+    ]
+    for (const [sentence, call] of refused) {
+      const error = thrown(call)
+      expect(error.code).toBe('ERR_BGE_ARGUMENT')
+      expect(error.message).toMatch(sentence)
+    }
+    const matrix = { dOut: new Float32Array(6), weight: new Float32Array(6) }
+    await expect(low.op('linear_backward_input', matrix, { rows: 3, in: 3, out: 2 })).rejects.toMatchObject({
+      code: 'ERR_BGE_ARGUMENT',
+      message: expect.stringContaining('dtype int8 is for inference'),
+    })
+    expect((await encoder.embed(BATCH)).shape).toEqual([2, 32])
+    low.dispose()
   })
 })
 

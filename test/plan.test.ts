@@ -26,7 +26,7 @@ import { ArenaReplay, mostHeld } from '../lib/train/plan_arena.js'
 import { type MicroShape, type ObjectiveShape, Replay } from '../lib/train/plan_replay.js'
 import { planTraining } from '../lib/train/plan_run.js'
 import { stages } from '../lib/train/stages.js'
-import { availableIsas, cudaLibrary, openCuda, openIsa } from './support/devices.js'
+import { availableIsas, availableLowTypes, cudaLibrary, openCuda, openIsa } from './support/devices.js'
 import { letters } from './support/tiny_run.js'
 
 const vocabulary = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', ...letters, ...Array.from({ length: 1500 }, (_, i) => `w${i}`)]
@@ -69,6 +69,7 @@ interface Case {
   threads?: number
   /** default: the best of this machine */
   device?: 'avx2' | 'base' | 'cuda'
+  dtype?: 'bf16'
   config: Partial<TrainConfig>
 }
 
@@ -82,9 +83,9 @@ interface Measured {
   replayed: { peak: number; last: number; workspacePeak: number; total: number }
 }
 
-const open = ({ device, threads = 2 }: Case): Promise<Device> => {
+const open = ({ device, dtype, threads = 2 }: Case): Promise<Device> => {
   if (device === 'cuda') return openCuda()
-  return device ? openIsa(device, threads) : openDevice({ device: 'cpu', threads })
+  return device ? openIsa(device, threads) : openDevice({ device: 'cpu', threads, ...(dtype && { dtype }) })
 }
 
 async function measure(one: Case): Promise<Measured> {
@@ -201,10 +202,14 @@ function watched(object: Record<string, unknown>, methods: readonly string[], wa
 }
 
 const isas = await availableIsas()
+const lowTypes: readonly string[] = await availableLowTypes()
 const cases: Case[] = [
   { stage: 'pretrain', data: 'long', config: { microBatchTokens: 1024 } },
   { stage: 'pretrain', data: 'mixed', pooling: 'mean', device: 'avx2', config: { microBatchTokens: 300 } },
   { stage: 'pretrain', data: 'mixed', dropout: 0, threads: 1, config: { microBatchTokens: 4096 } },
+  { stage: 'pretrain', data: 'long', dtype: 'bf16', config: { microBatchTokens: 1536 } },
+  { stage: 'contrastive', data: 'mixed', dtype: 'bf16', config: { microBatchTokens: 700 } },
+  { stage: 'finetune', data: 'mixed', dtype: 'bf16', threads: 1, config: { microBatchTokens: 2100, groupSize: 2 } },
   { stage: 'contrastive', data: 'long', device: 'base', config: { microBatchTokens: 1024 } },
   { stage: 'contrastive', data: 'mixed', pooling: 'mean', config: { microBatchTokens: 700, duplicates: 'keep' } },
   { stage: 'contrastive', data: 'mixed', dropout: 0, config: { microBatchTokens: 100000, matryoshka: [128, 32] } },
@@ -213,7 +218,11 @@ const cases: Case[] = [
   { stage: 'finetune', data: 'mixed', config: { microBatchTokens: 700, groupSize: 2, direction: 'symmetric', candidates: 'source' } },
   { stage: 'pretrain', data: 'mixed', device: 'cuda', config: { microBatchTokens: 100, batchSize: 4 } },
   { stage: 'finetune', data: 'mixed', device: 'cuda', config: { microBatchTokens: 100, batchSize: 2, groupSize: 2 } },
-].filter(({ device }) => device === undefined || (device === 'cuda' ? cudaLibrary !== undefined : isas.includes(device))) as Case[]
+].filter(
+  ({ dtype, device }) =>
+    (dtype === undefined || lowTypes.includes(dtype)) &&
+    (device === undefined || (device === 'cuda' ? cudaLibrary !== undefined : isas.includes(device))),
+) as Case[]
 
 describe.each(cases.map((one) => [JSON.stringify(one), one] as const))('%s', (_, one) => {
   let measured: Measured

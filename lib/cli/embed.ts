@@ -5,8 +5,9 @@ import { BgeError, show } from '../errors.js'
 import type { Pooling } from '../model/config.js'
 import type { EncodeProgress, EncodeResult } from '../model/encode.js'
 import { BgeModel } from '../model/model.js'
+import type { Dtype } from '../native.js'
 import { interruptible } from './interrupt.js'
-import { integer } from './options.js'
+import { dtypeOption, integer } from './options.js'
 
 interface EmbedFlags {
   model: string
@@ -17,7 +18,7 @@ interface EmbedFlags {
   pooling?: Pooling
   microBatchTokens: number
   device: string
-  dtype?: 'fp32' | 'bf16'
+  dtype?: Dtype
   threads?: number
 }
 
@@ -34,12 +35,7 @@ export function register(program: Command): void {
     .addOption(new Option('--pooling <how>', 'for a folder that does not say (default: what the folder says)').choices(['cls', 'mean']))
     .option('--micro-batch-tokens <n>', 'tokens computed at a time: memory, not the result', integer(1), 16_384)
     .option('--device <device>', 'auto, cpu, cuda or cuda:N', 'auto')
-    .addOption(
-      new Option('--dtype <type>', 'number type of the computation (default: fp32 on the CPU, bf16 with fp32 sums on CUDA)').choices([
-        'fp32',
-        'bf16',
-      ]),
-    )
+    .addOption(dtypeOption())
     .option('--threads <n>', 'CPU threads (default: as many as the process may use)', integer(1))
     .action((flags: EmbedFlags) => interruptible((signal) => run(flags, signal)))
 }

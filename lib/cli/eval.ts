@@ -15,12 +15,13 @@ import { listTasks, selectTasks } from '../eval/tasks.js'
 import { readKnownScores, verify, type Verified } from '../eval/verify.js'
 import type { HubOptions } from '../hub/hub.js'
 import { BgeModel } from '../model/model.js'
+import type { Dtype } from '../native.js'
 import { type Other, published } from '../report/comparison.js'
 import { reportPage } from '../report/page.js'
 import { textTable } from '../report/table.js'
 import { createEvalProgress, type EvalProgress } from './eval_progress.js'
 import { interruptible } from './interrupt.js'
-import { integer, list } from './options.js'
+import { dtypeOption, integer, list } from './options.js'
 
 interface EvalFlags {
   model: string
@@ -46,6 +47,7 @@ interface EvalFlags {
   instruction?: string
   maxLength?: number
   device: string
+  dtype?: Dtype
   threads?: number
   json?: true
 }
@@ -108,6 +110,7 @@ export function register(program: Command): void {
     )
     .option('--max-length <n>', "tokens per text (default: the model's)", integer(3))
     .option('--device <device>', 'auto, cpu, cuda or cuda:N', 'auto')
+    .addOption(dtypeOption())
     .option('--threads <n>', 'CPU threads (default: as many as the process may use)', integer(1))
     .option('--json', 'print the results as JSON instead of a table')
     .action((flags: EvalFlags) => interruptible((signal) => run(flags, signal)))
@@ -178,7 +181,7 @@ async function openModel(
   flags: EvalFlags,
   signal: AbortSignal,
 ): Promise<{ model: EvaluatedModel; name: NonNullable<NonNullable<RunOptions['benchmark']>['meta']>; dispose: () => void }> {
-  const { modelName, revision, endpointModel, threads } = flags
+  const { modelName, revision, endpointModel, dtype, threads } = flags
   const named = { ...(modelName !== undefined && { name: modelName }), ...(revision !== undefined && { revision }) }
   if (/^https?:\/\//.test(flags.model)) {
     if (endpointModel === undefined) throw new BgeError('ERR_BGE_ARGUMENT', '--endpoint-model must name a model where --model is a URL')
@@ -186,7 +189,11 @@ async function openModel(
     return { model, name: { name: `endpoint/${endpointModel.replaceAll('/', '_')}`, framework: 'API', ...named }, dispose: () => {} }
   }
   if (endpointModel !== undefined) throw invalidArgument('--endpoint-model', 'left out where --model is a folder', endpointModel)
-  const model = await BgeModel.load(flags.model, { device: flags.device, ...(threads !== undefined && { threads }) })
+  const model = await BgeModel.load(flags.model, {
+    device: flags.device,
+    ...(dtype && { dtype }),
+    ...(threads !== undefined && { threads }),
+  })
   const parameters = model.encoder.parameters.list.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0)
   return { model, name: { parameters, ...named }, dispose: () => model.dispose() }
 }

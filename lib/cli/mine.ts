@@ -3,8 +3,9 @@ import { writeFileAtomic } from '../data/atomic.js'
 import { mine, type MineOptions, type MineProgress, type MineResult } from '../mine/mine.js'
 import { type Rejected, type Rule, RULES } from '../mine/tally.js'
 import { BgeModel } from '../model/model.js'
+import type { Dtype } from '../native.js'
 import { interruptible } from './interrupt.js'
-import { integer, number, numberOrNone, range } from './options.js'
+import { dtypeOption, integer, number, numberOrNone, range } from './options.js'
 
 interface MineFlags {
   model: string
@@ -29,6 +30,7 @@ interface MineFlags {
   block?: number
   report?: string
   device: string
+  dtype?: Dtype
   threads?: number
 }
 
@@ -62,13 +64,18 @@ export function register(program: Command): void {
     .option('--block <rows>', 'rows searched at a time: memory against passes over the pool (default: 16384, on CUDA 131072)', integer(1))
     .option('--report <file>', 'write counts and examples as JSON')
     .option('--device <device>', 'auto, cpu, cuda or cuda:N', 'auto')
+    .addOption(dtypeOption())
     .option('--threads <n>', 'CPU threads (default: as many as the process may use)', integer(1))
     .action((flags: MineFlags) => interruptible((signal) => run(flags, signal)))
 }
 
 async function run(flags: MineFlags, signal: AbortSignal): Promise<void> {
-  const { threads } = flags
-  const model = await BgeModel.load(flags.model, { device: flags.device, ...(threads !== undefined && { threads }) })
+  const { dtype, threads } = flags
+  const model = await BgeModel.load(flags.model, {
+    device: flags.device,
+    ...(dtype && { dtype }),
+    ...(threads !== undefined && { threads }),
+  })
   try {
     const teacher = flags.teacher === undefined ? undefined : await BgeModel.load(flags.teacher, { device: model.device })
     const result = await mine(model, { ...optionsOf(flags, teacher), onProgress: progressLines(), signal })

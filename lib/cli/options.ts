@@ -1,4 +1,5 @@
-import { InvalidArgumentError } from 'commander'
+import { InvalidArgumentError, Option } from 'commander'
+import { dtypes } from '../native.js'
 
 /** Parser of an option that is an integer of at least `min`. */
 export function integer(min: number): (value: string) => number {
@@ -9,6 +10,14 @@ export function integer(min: number): (value: string) => number {
     }
     return number
   }
+}
+
+/** `--dtype` of the commands that compute vectors. */
+export function dtypeOption(): Option {
+  return new Option(
+    '--dtype <type>',
+    'what linear layers multiply in: int8 on the CPU alone (default: fp32 on the CPU, bf16 with fp32 sums on CUDA)',
+  ).choices(dtypes)
 }
 
 /** Parser of `LOW-HIGH`. */

@@ -19,6 +19,7 @@ interface TrainFlags {
   config?: string
   set: string[]
   device?: string
+  dtype?: string
   pooling?: 'cls' | 'mean'
   dev?: string
   devTasks: string[]
@@ -45,6 +46,12 @@ export function register(program: Command): void {
       .option('--config <file>', 'JSON, JSON5 or .mjs file of configuration keys (schemas/train.schema.json)')
       .option('--set <key=value>', 'one configuration key; may be repeated', repeated, [] as string[])
       .option('--device <device>', 'auto, cpu, cuda or cuda:N')
+      .addOption(
+        new Option('--dtype <type>', 'what linear layers multiply in; CUDA always computes in bf16 (default: fp32)').choices([
+          'fp32',
+          'bf16',
+        ]),
+      )
       .addOption(new Option('--pooling <how>', 'for a model folder that does not say how to pool').choices(['cls', 'mean']))
       .option(
         '--dev <dir>',
@@ -201,5 +208,6 @@ async function sources(flags: TrainFlags): Promise<ConfigSource[]> {
   if (flags.config !== undefined) list.push({ origin: `file ${flags.config}`, ...(await readSettings(flags.config, 'ERR_BGE_CONFIG')) })
   for (const text of flags.set) list.push({ origin: '--set', values: Object.fromEntries([parseAssignment(text)]) })
   if (flags.device !== undefined) list.push({ origin: '--device', values: { device: flags.device } })
+  if (flags.dtype !== undefined) list.push({ origin: '--dtype', values: { dtype: flags.dtype } })
   return list
 }

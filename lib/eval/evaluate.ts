@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { writeFileAtomic } from '../data/atomic.js'
 import { invalidArgument } from '../errors.js'
 import type { Embedder } from '../model/embedder.js'
+import { arithmeticOf } from '../model/vector_cache.js'
 import { openDevice } from '../native.js'
 import { evaluateClassification } from './classification.js'
 import { evaluateClustering } from './clustering.js'
@@ -13,7 +14,7 @@ import { type Evaluation, summaryJson, type TaskOutcome, type TaskResult } from 
 import { evaluatePairClassification } from './pair_classification.js'
 import { type Plan, planTask, planTasks } from './plan.js'
 import { type ModelMeta, mtebFolder, type SplitResult, writeModelMeta, writeMtebResult } from './results.js'
-import { contextOf, type EvaluatedModel, limited, orFailure, type Run, type RunOptions, settingsOf } from './run.js'
+import { contextOf, type EvaluatedModel, limited, lowType, orFailure, type Run, type RunOptions, settingsOf } from './run.js'
 import { type EncodingProgress, runEmbedder } from './run_embedder.js'
 import { type RunMeter, runMeter } from './run_meter.js'
 import { packageVersions, writeRunSettings } from './run_settings.js'
@@ -53,7 +54,7 @@ export async function evaluateTasks(model: EvaluatedModel, tasks: readonly EvalT
   const embedder = runEmbedder(model, {
     ...(reuse.cache !== undefined && {
       directory: reuse.cache,
-      space: { fingerprint: fingerprint!, device: model.device?.kind ?? 'other' },
+      space: { fingerprint: fingerprint!, device: arithmeticOf(model.device) },
     }),
     ...(model.maxLength !== undefined && { longest: model.maxLength }),
     onProgress: (progress) => encoding && report(encoding, progress),
@@ -211,12 +212,13 @@ async function writeMteb(
   await writeModelMeta(folder, meta(run))
   await writeMtebResult(folder, task.benchmark!, { dialect: run.settings.dialect, revision, seconds, splits: new Map(entries) })
   const { maxLength, dialect, sklearn } = run.settings
+  const low = lowType(run.model)
   await writeRunSettings(folder, {
     task: task.name,
     splits: [...splits.keys()],
     subsets: [task.benchmark!.subset],
     version: await packageVersions(sklearn),
-    encode_kwargs: { instruction, max_length: maxLength ?? run.model.maxLength ?? null, dialect },
+    encode_kwargs: { instruction, max_length: maxLength ?? run.model.maxLength ?? null, dialect, ...(low && { dtype: low }) },
   })
 }
 

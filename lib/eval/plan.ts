@@ -6,7 +6,7 @@ import type { CmtebData } from './cmteb/load.js'
 import { CMTEB_TYPES } from './cmteb/tasks.js'
 import type { TaskOutcome, TaskResult } from './evaluation.js'
 import type { Rules } from './evaluators.js'
-import { contextOf, limited, orFailure, type Run } from './run.js'
+import { contextOf, limited, lowType, orFailure, type Run } from './run.js'
 import { estimatedTokens } from './run_embedder.js'
 import type { EvalTask } from './sources.js'
 
@@ -87,8 +87,9 @@ export async function planTask(run: Run, task: EvalTask, file: string, count: 't
   )
 }
 
-async function resultKey({ fingerprint, settings }: Run, task: EvalTask): Promise<string> {
-  const parts = [RESULT_FORMAT, fingerprint, settings, task.type, task.name, await task.identity()]
+async function resultKey({ fingerprint, settings, model }: Run, task: EvalTask): Promise<string> {
+  const low = lowType(model)
+  const parts = [RESULT_FORMAT, fingerprint, settings, task.type, task.name, await task.identity(), ...(low ? [low] : [])]
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex')
 }
 

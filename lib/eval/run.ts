@@ -2,6 +2,7 @@ import { BgeError, type BgeErrorCode, invalidArgument } from '../errors.js'
 import type { Embedder } from '../model/embedder.js'
 import { resolveInstruction } from '../model/instruction.js'
 import type { SearchDevice } from '../model/search.js'
+import type { Dtype } from '../native.js'
 import type { CmtebData } from './cmteb/load.js'
 import type { CmtebSet, Dialect } from './cmteb/tasks.js'
 import type { TaskFailure, TaskOutcome } from './evaluation.js'
@@ -61,7 +62,7 @@ export interface BenchmarkNames {
 
 /** An embedder with what a BgeModel knows besides; all of it is optional. */
 export type EvaluatedModel = Embedder & {
-  readonly device?: SearchDevice & { readonly kind?: string }
+  readonly device?: SearchDevice & { readonly kind?: string; readonly dtype?: Dtype }
   readonly instruction?: string | undefined
   readonly directory?: string | undefined
   readonly maxLength?: number | undefined
@@ -98,6 +99,11 @@ export function settingsOf(model: EvaluatedModel, { instruction, maxLength, rule
     instruction: instruction === undefined ? (model.instruction ?? '') : resolveInstruction(instruction),
     maxLength: maxLength ?? null,
   }
+}
+
+/** 'bf16' or 'int8' where the model multiplies in it on the CPU: scores of it are not those of fp32. */
+export function lowType({ device }: EvaluatedModel): Dtype | undefined {
+  return device?.kind === 'cpu' && device.dtype !== 'fp32' ? device.dtype : undefined
 }
 
 /** What a task is evaluated with. */

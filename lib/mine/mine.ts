@@ -3,6 +3,7 @@ import { dirname, join } from 'node:path'
 import { textId } from '../data/identity.js'
 import { hashFile, type JsonlRow, pairRow, readJsonl } from '../data/jsonl.js'
 import { resolveInstruction } from '../model/instruction.js'
+import { arithmeticOf } from '../model/vector_cache.js'
 import type { TopK } from '../native.js'
 import { candidatesOf, type Chosen, chooseNegatives, type Job, jobOf } from './choose.js'
 import { type KeptModel, type MineOptions, type MiningModel, needsScores, type Settings, settingsOf } from './options.js'
@@ -200,7 +201,7 @@ async function identify(model: MiningModel, options: MineOptions, settings: Sett
     fingerprint: await given.model.fingerprint(),
     instruction: given.instruction === undefined ? (given.model.instruction ?? '') : resolveInstruction(given.instruction),
   }
-  const space = ({ device, maxLength, dims }: KeptModel): unknown[] => [device?.kind ?? null, maxLength ?? null, dims]
+  const space = ({ device, maxLength, dims }: KeptModel): unknown[] => [device ? arithmeticOf(device) : null, maxLength ?? null, dims]
   const contents = async (list: readonly string[]): Promise<string[][]> => {
     const hashes: string[][] = []
     for (const file of list) hashes.push([file.endsWith('.txt') ? 'txt' : 'jsonl', await hashFile(file)])

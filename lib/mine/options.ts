@@ -2,6 +2,7 @@ import { invalidArgument } from '../errors.js'
 import type { Embedder } from '../model/embedder.js'
 import { resolveInstruction } from '../model/instruction.js'
 import type { SearchDevice } from '../model/search.js'
+import type { Dtype } from '../native.js'
 
 /** A model whose vectors may be kept: a BgeModel is one. */
 export interface KeptModel extends Embedder {
@@ -11,11 +12,11 @@ export interface KeptModel extends Embedder {
   readonly instruction?: string | undefined
   /** tokens at which texts are cut */
   readonly maxLength?: number
-  readonly device?: { readonly kind?: string }
+  readonly device?: { readonly kind?: string; readonly dtype?: Dtype }
 }
 
 /** A model to mine with; a BgeModel is one. */
-export type MiningModel = KeptModel & { readonly device: SearchDevice & { readonly kind?: string } }
+export type MiningModel = KeptModel & { readonly device: SearchDevice & { readonly kind?: string; readonly dtype?: Dtype } }
 
 /**
  * What a candidate's score may be; `null` switches a rule off. Scores are cosines of the model, or of the teacher where there is one; `positive` is

@@ -1,6 +1,6 @@
 import { BgeError } from '../errors.js'
 import { encodeDistinct, type EncodeOptions } from '../model/embedder.js'
-import { openVectorCache, textKey, type VectorCache } from '../model/vector_cache.js'
+import { arithmeticOf, openVectorCache, textKey, type VectorCache } from '../model/vector_cache.js'
 import type { KeptModel } from './options.js'
 import type { Pool } from './pool.js'
 
@@ -30,7 +30,7 @@ export async function keptVectors(model: KeptModel, fingerprint: string, options
   const { dims } = model
   const space = {
     fingerprint,
-    device: model.device?.kind ?? 'other',
+    device: arithmeticOf(model.device),
     instruction,
     maxLength: model.maxLength ?? null,
     scale: 'unit',

@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { BgeError, invalidArgument } from '../errors.js'
-import { type Device, type Encoder, type EncoderConfig, type MlmHead, openDevice, type TokenBatch } from '../native.js'
-import { modelFolder } from '../hub/model.js'
 import type { HubOptions } from '../hub/hub.js'
+import { modelFolder } from '../hub/model.js'
+import { type Device, type Dtype, type Encoder, type EncoderConfig, type MlmHead, openDevice, type TokenBatch } from '../native.js'
 import { Tokenizer } from '../tokenizer/tokenizer.js'
 import { type Checkpoint, loadParameters, type NamedTensor, openCheckpoint, readOthers } from './checkpoint.js'
 import { type ModelConfig, type ModelSize, type Pooling, presetConfig } from './config.js'
@@ -23,7 +23,7 @@ export interface LoadOptions {
   /** CPU threads; default: what the machine allows */
   threads?: number
   /** See DeviceOptions; for a device that is opened here */
-  dtype?: 'fp32' | 'bf16'
+  dtype?: Dtype
   /** Overrides what the folder says; needed where it says nothing */
   pooling?: Pooling
   /** Longest sequence, [CLS] and [SEP] included. Default: the folder's, at most max_position_embeddings */

@@ -6,6 +6,7 @@ import { crc32 } from 'node:zlib'
 import { writeFileAtomic } from '../data/atomic.js'
 import { createKeyTable } from '../data/key_table.js'
 import { BgeError } from '../errors.js'
+import type { Dtype } from '../native.js'
 
 /** Vectors by text. Keys are textKey()s; a vector is D numbers. */
 export interface VectorStore {
@@ -28,12 +29,18 @@ export interface VectorCache extends VectorStore {
 export interface VectorSpace {
   /** of the model: weights, tokenizer, pooling, normalisation */
   readonly fingerprint: string
-  /** 'cpu', 'cuda': they differ in the last bits */
+  /** arithmeticOf() the model's device */
   readonly device: string
   readonly instruction: string
   readonly maxLength: number | null
   /** L2-normalised after the model. Default: as the model gives them */
   readonly scale?: 'unit'
+}
+
+/** What two devices must share to give the same vectors but for the last bits: 'cpu', 'cpu bf16', 'cpu int8', 'cuda'; 'other' without a device. */
+export function arithmeticOf(device: { readonly kind?: string; readonly dtype?: Dtype } | undefined): string {
+  const { kind, dtype = 'fp32' } = device ?? {}
+  return kind === 'cpu' && dtype !== 'fp32' ? `cpu ${dtype}` : (kind ?? 'other')
 }
 
 /** 16 bytes of SHA-256, as a string of 16 characters. */

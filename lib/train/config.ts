@@ -25,7 +25,8 @@ export interface TrainConfig {
   dropout: number | null
   seed: number
   device: string
-  dtype: 'fp32'
+  /** what linear layers multiply in on the CPU; CUDA multiplies in bf16 either way. Sums, weights and optimizer state are fp32 */
+  dtype: 'fp32' | 'bf16'
   saveEvery: number
   logEvery: number
   duplicates: 'mask' | 'keep'
@@ -110,7 +111,7 @@ export const CONFIG_KEYS: Readonly<Record<ConfigKey, KeyRule>> = {
     expected: "a device: 'auto', 'cpu', 'cuda' or 'cuda:N'",
     schema: { type: 'string', pattern: '^(auto|cpu|cuda(:\\d+)?)$' },
   },
-  dtype: { expected: "'fp32', the only type that training computes in so far", schema: word('fp32') },
+  dtype: { expected: "'fp32' or 'bf16'", schema: word('fp32', 'bf16') },
   saveEvery: { expected: 'an integer of at least 0 (steps between checkpoints; 0: only at the end)', schema: integer(0), free: true },
   logEvery: { expected: 'an integer of at least 1 (steps between rows of metrics.jsonl)', schema: integer(1), free: true },
   duplicates: { expected: "'mask' or 'keep'", schema: word('mask', 'keep'), stages: pairs },

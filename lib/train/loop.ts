@@ -174,9 +174,10 @@ export async function openRun<Batch>(stage: Stage<Batch>, options: TrainOptions)
   const identity = await runIdentity(stage.name, options, files)
   const resume = options.resume === 'continue'
   const settings = resume ? await resumedConfig(options.out, identity, given, stage.defaults) : { ...stage.defaults, ...given }
-  const { device, threads, dropout } = settings
+  const { device, dtype, threads, dropout } = settings
   const model = await BgeModel.load(options.model, {
     device,
+    ...(dtype === 'bf16' && { dtype }),
     ...(threads > 0 && { threads }),
     ...(dropout !== null && { dropout }),
     ...(options.pooling && { pooling: options.pooling }),

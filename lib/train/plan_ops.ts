@@ -47,32 +47,34 @@ const F32 = 4
 // native/ops/cpu/matmul.inl: rows of a register tile, columns of a panel, bytes of A in the second-level cache
 const INSTRUCTION_SETS: Readonly<Record<string, { tile: number; panel: number; block: number }>> = {
   avx512: { tile: 6, panel: 64, block: 384 << 10 },
+  avx512bf16: { tile: 6, panel: 64, block: 384 << 10 },
   avx2: { tile: 6, panel: 16, block: 192 << 10 },
   base: process.arch === 'arm64' ? { tile: 6, panel: 16, block: 192 << 10 } : { tile: 4, panel: 8, block: 192 << 10 },
 }
 
 /**
  * The CPU's operations.
- * @param description the device's, `cpu avx512, 2 threads`: the panels of a product depend on both
+ * @param description the device's, `cpu avx512, 2 threads` or `cpu avx512bf16 bf16, 2 threads`: a product's panels depend on all of it
  * @param shapes 'known': what exactly these shapes take. 'most': what these or any smaller ones may take (cutting a product into tasks is not
  *   monotone in its rows)
  */
 export function cpuOps(description: string, shapes: 'known' | 'most'): OpMemory {
-  const found = /^cpu (\w+), (\d+) thread/.exec(description)
+  const found = /^cpu (\w+)( bf16)?, (\d+) thread/.exec(description)
   const isa = INSTRUCTION_SETS[found?.[1] ?? '']
   if (!found || !isa) throw new Error(`unknown CPU device: ${description}`)
-  const threads = Number(found[2])
+  const threads = Number(found[3])
+  const group = found[2] === undefined ? 1 : 2 // values of an operand in a word of 4 bytes
   const { tile, panel } = isa
   const depthBlock = 512 // kDepth
   const tileGap = 16 // kTileGap
   const taskRows = 8 * tile
   const padded = (cols: number): number => roundUp(cols, panel)
 
-  /** Rows of a task of multiplyManyRows: Grid of matmul.cc. `transposed`: manyRows. */
+  const wanted = threads === 1 ? 1 : threads * 8
+  const mostRows = (depth: number): number => Math.max(Math.floor(Math.floor(isa.block / (F32 * depth)) / tile), 1) * tile
+  /** Rows of a task of multiplyManyRows: Grid of products.h. `transposed`: manyRows. */
   const rowsOfTask = (rows: number, depth: number, transposed: boolean): number => {
-    const most = Math.max(Math.floor(Math.floor(isa.block / (F32 * depth)) / tile), 1) * tile
-    const wanted = threads === 1 ? 1 : threads * 8
-    let tasks = ceil(rows, most)
+    let tasks = ceil(rows, mostRows(depth))
     if (transposed) tasks = Math.max(tasks, Math.min(wanted, ceil(rows, taskRows)))
     if (tasks > 1 && tasks < wanted) tasks = Math.min(roundUp(tasks, threads), ceil(rows, tile))
     return roundUp(ceil(rows, tasks), tile)
@@ -85,6 +87,20 @@ export function cpuOps(description: string, shapes: 'known' | 'most'): OpMemory 
     // A task's rows fill at most the block of cache, or are one tile, and there are no more of them than rows.
     else if (transposed) each = Math.max(isa.block / F32, tile * block) + tileGap * ceil(rows, tile)
     return [padded(cols) * block * F32, each * threads * F32]
+  }
+  /** multiplyLow of matmul_low.cc: rows of x in bf16, of all at once or for each thread of the task it is at */
+  const operand = (rows: number, depth: number): number[] => {
+    if (group === 1 || rows === 0) return []
+    const words = ceil(depth, group)
+    const stride = roundUp(words, 16) + 16
+    const bytes = (count: number): number => roundUp(count * stride, 16) * F32
+    const few = bytes(Math.min(rows, 1023))
+    if (rows < 1024) return [few]
+    const block = Math.min(words, 1024) // kWeightDepth
+    if (shapes === 'known') return [bytes(rowsOfTask(rows, block, true)) * threads]
+    // There are at least as many tasks as are wanted, or as there are runs of taskRows.
+    const shared = Math.max(taskRows, roundUp(ceil(rows, wanted), tile))
+    return [Math.max(few, bytes(Math.min(mostRows(block), shared)) * threads)]
   }
   const heads = (floats: number): number[] => [roundUp(floats, 16) * threads * F32]
   const keysAndValues = ({ longest, size }: AttentionShape): [byKey: number, bySize: number, scores: number] => [
@@ -101,10 +117,10 @@ export function cpuOps(description: string, shapes: 'known' | 'most'): OpMemory 
     hiddenBytes: F32,
     rounding: 1,
     kept: 0,
-    weightCopies: (out, input) => (padded(out) * input + padded(input) * out) * F32,
-    linear: () => [],
-    linearBackwardInput: () => [],
-    linearBackwardWeight: (rows, out, input) => (rows === 0 ? [] : manyRows(out, input, rows, true)),
+    weightCopies: (out, input) => (padded(out) * ceil(input, group) + padded(input) * ceil(out, group)) * F32,
+    linear: (rows, _, input) => operand(rows, input),
+    linearBackwardInput: (rows, out) => operand(rows, out),
+    linearBackwardWeight: (rows, out, input) => (rows === 0 ? [] : manyRows(out, input, ceil(rows, group), true)),
     matmul: (rows, cols, depth, a) => {
       const few = [panel * Math.max(Math.min(depth, depthBlock), 1) * threads * F32]
       if (a === 'plain' && rows <= 512) return few

@@ -9,6 +9,7 @@ Napi::Function DeviceHandle::define(Napi::Env env) {
   return DefineClass(
       env, "Device",
       {InstanceAccessor<&DeviceHandle::kind>("kind"), InstanceAccessor<&DeviceHandle::description>("description"),
+       InstanceAccessor<&DeviceHandle::dtype>("dtype"),
        InstanceMethod<&DeviceHandle::memory>("memory"), InstanceMethod<&DeviceHandle::synchronize>("synchronize"),
        InstanceMethod<&DeviceHandle::dispose>("dispose"), InstanceMethod<&DeviceHandle::tensor>("tensor"),
        InstanceMethod<&DeviceHandle::zeros>("zeros"), InstanceMethod<&DeviceHandle::encoder>("encoder"),
@@ -19,11 +20,12 @@ Napi::Function DeviceHandle::define(Napi::Env env) {
 
 DeviceHandle::DeviceHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<DeviceHandle>(info) {}
 
-// openDevice({ threads, isa, note }) or openDevice({ cuda: index, libraries: [path ...] }). note: added to the description.
+// openDevice({ threads, isa, dtype, note }) or openDevice({ cuda: index, libraries: [path ...] }). note: added to the description.
 Napi::Value DeviceHandle::open(const Napi::CallbackInfo& info) {
   auto env = info.Env();
   auto o = object(info[0], "options");
   std::unique_ptr<Backend> backend;
+  std::string dtype = "bf16";  // CUDA
   try {
     if (present(o.Get("cuda"))) {
       if (!o.Get("libraries").IsArray()) throw makeError(env, "ERR_BGE_ARGUMENT", "libraries must be an array");
@@ -35,6 +37,8 @@ Napi::Value DeviceHandle::open(const Napi::CallbackInfo& info) {
       DeviceOptions options;
       if (present(o.Get("threads"))) options.threads = static_cast<int32_t>(integer(o.Get("threads"), "threads", 1, 1024));
       if (present(o.Get("isa"))) options.isa = o.Get("isa").ToString().Utf8Value();
+      if (present(o.Get("dtype"))) options.dtype = o.Get("dtype").ToString().Utf8Value();
+      dtype = options.dtype;
       backend = makeCpuBackend(options);
     }
   } catch (const Error& e) {
@@ -43,6 +47,7 @@ Napi::Value DeviceHandle::open(const Napi::CallbackInfo& info) {
   auto* addon = env.GetInstanceData<AddonData>();
   auto handle = addon->device.New({});
   auto core = DeviceCore::create(env, std::move(backend));
+  core->dtype = dtype;
   Unwrap(handle)->core = core;
   if (present(o.Get("note"))) Unwrap(handle)->note_ = " (" + o.Get("note").ToString().Utf8Value() + ")";
   addon->devices.push_back(core);
@@ -55,6 +60,14 @@ void DeviceHandle::check(const Napi::CallbackInfo& info) {
 
 Napi::Value DeviceHandle::kind(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), core->kind); }
 Napi::Value DeviceHandle::description(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), core->description + note_); }
+
+Napi::Value DeviceHandle::dtype(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), core->dtype); }
+
+void refuseTraining(Napi::Env env, const DeviceCore& core, const char* what) {
+  if (core.dtype != "int8") return;
+  throw makeError(env, "ERR_BGE_ARGUMENT", std::string(what) + " needs a device that trains, but this one was opened with dtype int8, which is for "
+                                               "inference only; open it with dtype fp32 or bf16");
+}
 
 Napi::Value DeviceHandle::memory(const Napi::CallbackInfo& info) {
   auto o = Napi::Object::New(info.Env());

@@ -96,6 +96,7 @@ Napi::Value EncoderHandle::embed(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value EncoderHandle::forward(const Napi::CallbackInfo& info) {
+  refuseTraining(info.Env(), *module.state->core, "forward() keeps activations for backward(), and");
   module.state->check(info.Env(), "the encoder");
   if (forwardRows_ >= 0) {
     throw makeError(info.Env(), "ERR_BGE_ARGUMENT", "forward needs the previous forward's backward or discard first: one may be outstanding");
@@ -179,6 +180,7 @@ Napi::Function MlmHeadHandle::define(Napi::Env env) {
 MlmHeadHandle::MlmHeadHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<MlmHeadHandle>(info) {}
 
 Napi::Object MlmHeadHandle::create(Napi::Env env, std::shared_ptr<DeviceCore> core, EncoderHandle& encoder) {
+  refuseTraining(env, *core, "an MLM head");
   auto object = env.GetInstanceData<AddonData>()->mlmHead.New({});
   auto* h = Unwrap(object);
   h->config = encoder.config;
@@ -241,6 +243,7 @@ Napi::Function DecoderHandle::define(Napi::Env env) {
 DecoderHandle::DecoderHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<DecoderHandle>(info) {}
 
 Napi::Object DecoderHandle::create(Napi::Env env, std::shared_ptr<DeviceCore> core, EncoderHandle& encoder, MlmHeadHandle& head) {
+  refuseTraining(env, *core, "an enhanced decoder");
   if (head.encoder != encoder.slot) throw makeError(env, "ERR_BGE_ARGUMENT", "head must be the MlmHead of the same encoder");
   auto object = env.GetInstanceData<AddonData>()->decoder.New({});
   auto* h = Unwrap(object);

@@ -33,6 +33,9 @@ struct HandleState {
   void check(Napi::Env env, const char* what) const;
 };
 
+// Throws unless the device computes in a type that trains. `what` begins the sentence.
+void refuseTraining(Napi::Env env, const DeviceCore& core, const char* what);
+
 class TensorHandle : public Napi::ObjectWrap<TensorHandle> {
  public:
   static Napi::Function define(Napi::Env env);
@@ -171,6 +174,7 @@ class DeviceHandle : public Napi::ObjectWrap<DeviceHandle> {
   void check(const Napi::CallbackInfo& info);
   Napi::Value kind(const Napi::CallbackInfo& info);
   Napi::Value description(const Napi::CallbackInfo& info);
+  Napi::Value dtype(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
   Napi::Value synchronize(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);

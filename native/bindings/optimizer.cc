@@ -13,6 +13,7 @@ Napi::Function AdamWHandle::define(Napi::Env env) {
 AdamWHandle::AdamWHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<AdamWHandle>(info) {}
 
 Napi::Object AdamWHandle::create(Napi::Env env, std::shared_ptr<DeviceCore> core, Napi::Value modules, Napi::Value optionsValue) {
+  refuseTraining(env, *core, "an optimizer");
   if (!modules.IsArray() || modules.As<Napi::Array>().Length() == 0) {
     throw makeError(env, "ERR_BGE_ARGUMENT", "modules must be an array of at least one Encoder, MlmHead or EnhancedDecoder");
   }

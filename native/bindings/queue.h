@@ -45,6 +45,7 @@ class DeviceCore : public std::enable_shared_from_this<DeviceCore> {
   ~DeviceCore();
 
   const std::string kind, description;
+  std::string dtype;    // what it computes in: "fp32", "bf16", "int8"; set where the device is opened
   bool closed = false;  // JavaScript thread only
 
   // Runs on the worker, in order; inline when the worker has ended. Never throws into the worker.

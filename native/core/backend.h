@@ -231,7 +231,8 @@ class Backend {
 
 struct DeviceOptions {
   int32_t threads = 0;  // 0: as many as affinity and cgroup limits allow
-  std::string isa;      // "", "base", "avx2", "avx512": empty chooses the best; BGE_ISA overrides in bindings/
+  std::string isa;      // "", "base", "avx2", "avx512", "avx512vnni", "avx512bf16": empty chooses the best; BGE_ISA overrides in bindings/
+  std::string dtype = "fp32";  // what linear layers multiply in: "fp32", "bf16", or "int8", which is for inference only
 };
 std::unique_ptr<Backend> makeCpuBackend(const DeviceOptions& options);  // core/cpu.cc
 

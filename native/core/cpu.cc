@@ -9,6 +9,7 @@
 #endif
 
 #include "../ops/cpu/kernels.h"
+#include "../ops/cpu/kernels_low.h"
 #include "../ops/pack_cache.h"
 
 namespace bge {
@@ -22,6 +23,7 @@ constexpr size_t kCopyChunk = size_t{1} << 20;  // bytes a task copies or clears
 CpuBackend::CpuBackend(const DeviceOptions& options)
     : pool(options.threads),
       kernels(chooseKernels(options.isa.c_str())),
+      low(chooseLowKernels(options.dtype.c_str(), options.isa.c_str())),
       packs_(std::make_unique<PackCache>()),
       workspace_([this](size_t bytes) { return allocate(bytes); }, [this](void* p) { release(p); }) {}
 
@@ -31,7 +33,7 @@ CpuBackend::~CpuBackend() {
 
 std::string CpuBackend::description() const {
   const int n = pool.threads();
-  return std::string("cpu ") + kernels.name + ", " + std::to_string(n) + (n == 1 ? " thread" : " threads");
+  return std::string("cpu ") + (low ? std::string(low->isa) + " " + low->dtype : kernels.name) + ", " + std::to_string(n) + (n == 1 ? " thread" : " threads");
 }
 
 void* CpuBackend::allocate(size_t bytes) {

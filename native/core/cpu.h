@@ -9,7 +9,9 @@
 
 namespace bge {
 
-struct Kernels;  // ops/cpu/kernels.h: function pointers of one instruction set
+struct GemmBlock;
+struct Kernels;     // ops/cpu/kernels.h: function pointers of one instruction set
+struct LowKernels;  // ops/cpu/kernels_low.h: those of products in bf16 or int8
 
 class CpuBackend final : public Backend {
  public:
@@ -18,6 +20,7 @@ class CpuBackend final : public Backend {
 
   ThreadPool pool;
   const Kernels& kernels;
+  const LowKernels* const low;  // what linear layers multiply in; null: fp32
 
   std::string kind() const override { return "cpu"; }
   std::string description() const override;
@@ -65,7 +68,11 @@ class CpuBackend final : public Backend {
   void adamw(float* parameter, float* m, float* v, const float* gradient, int64_t n, const AdamW& options) override;
 
  private:
-  const float* packed(Weight w, bool transposed);  // ops/matmul.cc
+  float* packing(Weight w, bool transposed, int64_t size, bool& current);  // ops/matmul.cc
+  const float* packed(Weight w, bool transposed);
+  void refuseTraining() const;                                             // ops/matmul_low.cc
+  void multiplyLow(const GemmBlock& g, Weight w, bool transposed);
+  void weightGradientLow(float* dW, float* dBias, Matrix dOut, Matrix x);
   std::unordered_map<void*, size_t> sizes_;
   std::atomic<size_t> allocated_{0};  // read by bindings/ while a call is running
   struct PackCache;                   // ops/matmul.cc: packed weights by (data, shape, form), checked against Weight::version

@@ -7,67 +7,13 @@
 #include "../core/cpu.h"
 #include "cpu/kernels.h"
 #include "pack_cache.h"
+#include "products.h"
 
 namespace bge {
 
 namespace {
 
-constexpr int64_t kWeightDepth = 1024;  // block of depth against a packed weight: a panel of it stays in the second-level cache
-constexpr int64_t kDepth = 512;         // block of depth where B is packed on the way
-constexpr int64_t kTasksPerThread = 8;  // threads rarely run at the same speed: enough tasks to even out
-constexpr int64_t kFewRows = 512;       // up to here each task packs the panel it needs
-
-int64_t divideUp(int64_t n, int64_t m) { return (n + m - 1) / m; }
-int64_t roundUp(int64_t n, int64_t m) { return divideUp(n, m) * m; }
-
-// C (rows, cols) cut into rowTasks x colTasks blocks of `rows` x `cols`.
-struct Grid {
-  int64_t rows, cols, rowTasks, colTasks;
-  int64_t tasks() const { return rowTasks * colTasks; }
-};
-
-// maxRows: rows of A that fit the cache. manyRows: prefer cutting rows, because a task repeats work for every cut of the columns.
-Grid grid(const Kernels& k, int64_t rows, int64_t cols, int64_t depth, int threads, bool manyRows) {
-  const int64_t maxRows = std::max<int64_t>(k.aBytes / (4 * std::max<int64_t>(depth, 1)) / k.tileRows, 1) * k.tileRows;
-  const int64_t wanted = threads == 1 ? 1 : threads * kTasksPerThread;
-  int64_t rowTasks = divideUp(rows, maxRows);
-  if (manyRows) rowTasks = std::max(rowTasks, std::min(wanted, divideUp(rows, 8 * k.tileRows)));
-  if (rowTasks > 1 && rowTasks < wanted) rowTasks = std::min(roundUp(rowTasks, threads), divideUp(rows, k.tileRows));
-  Grid g;
-  g.rows = roundUp(divideUp(rows, rowTasks), k.tileRows);
-  g.rowTasks = divideUp(rows, g.rows);
-  const int64_t panels = divideUp(cols, k.panel);
-  const int64_t colTasks = manyRows && g.rowTasks >= threads ? 1 : std::min(panels, divideUp(wanted, g.rowTasks));
-  g.cols = divideUp(panels, colTasks) * k.panel;
-  g.colTasks = divideUp(cols, g.cols);
-  return g;
-}
-
-// The part of `whole` from (row, column) on, `rows` x `cols` at most. A is moved only when it is not transposed.
-GemmBlock part(const GemmBlock& whole, int64_t row, int64_t column, int64_t rows, int64_t cols) {
-  GemmBlock g = whole;
-  g.rows = std::min(rows, whole.rows - row);
-  g.cols = std::min(cols, whole.cols - column);
-  if (!g.aTransposed) g.a += row * g.aStride;
-  g.c += row * g.cStride + column;
-  if (g.bias) g.bias += column;
-  if (g.pre) g.pre += row * g.preStride + column;
-  if (g.geluInput) g.geluInput += row * g.geluStride + column;
-  return g;
-}
-
-// Restricts g to the block of depth that begins at `first`: later blocks add to C, only the last one has the epilogue.
-void depthBlock(GemmBlock& g, int64_t first, int64_t block) {
-  const int64_t depth = g.depth;
-  g.depth = std::min(block, depth - first);
-  g.a += g.aTransposed ? first * g.aStride : first;
-  if (first > 0) g.beta = 1;
-  if (first + g.depth < depth) {
-    g.bias = g.geluInput = nullptr;
-    g.pre = nullptr;
-    g.gelu = false;
-  }
-}
+constexpr int64_t kFewRows = 512;  // up to here each task packs the panel it needs
 
 // `panels`: [block of depth][panel][depth][column], as packAll writes it.
 void multiplyPacked(ThreadPool& pool, const Kernels& k, const GemmBlock& whole, const float* panels) {
@@ -154,21 +100,6 @@ void multiplyManyRows(ThreadPool& pool, const Kernels& k, const GemmBlock& whole
   }
 }
 
-GemmBlock product(Matrix c, Matrix a, bool transposeA, float alpha, float beta) {
-  GemmBlock g = {};
-  g.rows = c.rows;
-  g.cols = c.cols;
-  g.depth = transposeA ? a.rows : a.cols;
-  g.a = a.as<float>();
-  g.aTransposed = transposeA;
-  g.aStride = a.stride;
-  g.c = c.as<float>();
-  g.cStride = c.stride;
-  g.alpha = alpha;
-  g.beta = beta;
-  return g;
-}
-
 // A quarter of the memory may hold packed weights; beyond that the least recently used go.
 size_t packLimit() {
   const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
@@ -177,32 +108,34 @@ size_t packLimit() {
 
 }  // namespace
 
-// The panels of W^T (transposed) or W. Version 0 goes to the workspace.
+// Room for `size` floats that hold a packed form of w. current: they hold it already. Version 0 goes to the workspace.
+float* CpuBackend::packing(Weight w, bool transposed, int64_t size, bool& current) {
+  current = false;
+  if (w.version == 0) return workspace_.take<float>(size);
+  static const size_t limit = packLimit();
+  const PackCache::Key key{w.data, w.out, w.in, transposed};
+  auto it = packs_->entries.find(key);
+  if (it == packs_->entries.end()) {
+    const size_t bytes = static_cast<size_t>(size) * sizeof(float);
+    while (!packs_->entries.empty() && packs_->bytes + bytes > limit) {
+      packs_->drop(*this, std::min_element(packs_->entries.begin(), packs_->entries.end(),
+                                           [](const auto& a, const auto& b) { return a.second.lastUse < b.second.lastUse; }));
+    }
+    it = packs_->entries.emplace(key, PackCache::Entry{0, static_cast<float*>(allocate(bytes)), bytes, 0}).first;
+    packs_->bytes += bytes;
+  }
+  it->second.lastUse = ++packs_->clock;
+  current = it->second.version == w.version;
+  it->second.version = w.version;
+  return it->second.panels;
+}
+
+// The panels of W^T (transposed) or W.
 const float* CpuBackend::packed(Weight w, bool transposed) {
   const int64_t depth = transposed ? w.in : w.out, cols = transposed ? w.out : w.in;
-  const int64_t size = roundUp(cols, kernels.panel) * depth;
-  float* panels;
-  if (w.version == 0) {
-    panels = workspace_.take<float>(size);
-  } else {
-    static const size_t limit = packLimit();
-    const PackCache::Key key{w.data, w.out, w.in, transposed};
-    auto it = packs_->entries.find(key);
-    if (it == packs_->entries.end()) {
-      const size_t bytes = static_cast<size_t>(size) * sizeof(float);
-      while (!packs_->entries.empty() && packs_->bytes + bytes > limit) {
-        packs_->drop(*this, std::min_element(packs_->entries.begin(), packs_->entries.end(),
-                                             [](const auto& a, const auto& b) { return a.second.lastUse < b.second.lastUse; }));
-      }
-      it = packs_->entries.emplace(key, PackCache::Entry{0, static_cast<float*>(allocate(bytes)), bytes, 0}).first;
-      packs_->bytes += bytes;
-    }
-    it->second.lastUse = ++packs_->clock;
-    panels = it->second.panels;
-    if (it->second.version == w.version) return panels;
-    it->second.version = w.version;
-  }
-  packAll(pool, kernels, panels, w.data, w.in, transposed, depth, cols);
+  bool current;
+  float* panels = packing(w, transposed, roundUp(cols, kernels.panel) * depth, current);
+  if (!current) packAll(pool, kernels, panels, w.data, w.in, transposed, depth, cols);
   return panels;
 }
 
@@ -215,22 +148,27 @@ void CpuBackend::linear(Matrix out, Matrix x, Weight w, const float* bias, Activ
     g.pre = preActivation->as<float>();
     g.preStride = preActivation->stride;
   }
-  multiplyPacked(pool, kernels, g, packed(w, true));
+  if (low) multiplyLow(g, w, true);
+  else multiplyPacked(pool, kernels, g, packed(w, true));
 }
 
 void CpuBackend::linearBackwardInput(Matrix dX, Matrix dOut, Weight w, bool accumulate, const Matrix* gelu) {
+  refuseTraining();
   Arena::Scope scope(workspace_);
   GemmBlock g = product(dX, dOut, false, 1, accumulate ? 1 : 0);
   if (gelu) {
     g.geluInput = gelu->as<float>();
     g.geluStride = gelu->stride;
   }
-  multiplyPacked(pool, kernels, g, packed(w, false));
+  if (low) multiplyLow(g, w, false);
+  else multiplyPacked(pool, kernels, g, packed(w, false));
 }
 
 void CpuBackend::linearBackwardWeight(float* dW, float* dBias, Matrix dOut, Matrix x) {
+  refuseTraining();
   if (x.rows == 0) return;
   Arena::Scope scope(workspace_);
+  if (low) return weightGradientLow(dW, dBias, dOut, x);
   multiplyManyRows(pool, kernels, product(Matrix(dW, dOut.cols, x.cols), dOut, true, 1, 1), x, false, dBias, workspace_);
 }
 

@@ -1,10 +1,12 @@
 import { dot, gelu, geluGradient } from '../support/math.js'
 import {
+  asIs,
   attribute,
   floats,
   inFloat64,
   inner,
   type OpCase,
+  type Operand,
   type OpSpec,
   type Operands,
   type Outputs,
@@ -24,11 +26,11 @@ const BIG: readonly OpCase['attributes'][] = [
   { rows: 2048, in: 512, out: 1536 },
 ]
 
-/** y = act(x W^T + b), W (out, in). Operands of a product are rounded to what the device stores hidden states in, weights too. */
-export function linearReference(inputs: Operands, c: OpCase, round: Round, store: Round = inFloat64): Outputs {
+/** y = act(x W^T + b), W (out, in). Operands of a product are rounded as the device does, weights too. */
+export function linearReference(inputs: Operands, c: OpCase, round: Round, store: Round = inFloat64, operand: Operand = asIs): Outputs {
   const [r, i, o] = sizes(c)
-  const x = floats(inputs, 'x').map(store)
-  const w = floats(inputs, 'weight').map(store)
+  const x = operand(floats(inputs, 'x').map(store), i, 'activation')
+  const w = operand(floats(inputs, 'weight'), i, 'weight')
   const bias = inputs['bias'] ? floats(inputs, 'bias') : undefined
   const out = new Float64Array(r * o)
   const preActivation = new Float64Array(r * o)
@@ -57,6 +59,8 @@ const linear: OpSpec = {
     { attributes: { rows: 19, in: 24, out: 203, outF32: 1 }, data: 'bias' }, // logits
     { attributes: { rows: 19, in: 64, out: 40, xF32: 1 }, data: 'bias' },
     { attributes: { rows: 59, in: 1100, out: 40 }, data: 'bias' }, // deeper than one block of depth
+    { attributes: { rows: 7, in: 4230, out: 17, gelu: 1 }, data: 'bias' }, // and than one of four values to a word
+    { attributes: { rows: 1030, in: 23, out: 70, gelu: 1, preActivation: 1 }, data: 'bias' }, // tasks convert the rows they multiply
     { attributes: { rows: 17, in: 24, out: 24, gelu: 1, preActivation: 1, outF32: 1 }, data: 'identity' }, // the GELU alone
   ],
   inputs(c, random) {
@@ -100,10 +104,10 @@ const backwardInput: OpSpec = {
       ...(c.attributes['accumulate'] ? { dX: random.floats(r * i) } : {}),
     }
   },
-  reference(inputs, c, round, store) {
+  reference(inputs, c, round, store, operand) {
     const [r, i, o] = sizes(c)
-    const dOut = floats(inputs, 'dOut').map(store)
-    const w = floats(inputs, 'weight').map(store)
+    const dOut = operand(floats(inputs, 'dOut').map(store), o, 'activation')
+    const w = operand(floats(inputs, 'weight'), i, 'weight')
     const dX = new Float64Array(r * i)
     for (let row = 0; row < r; row++) {
       for (let col = 0; col < i; col++) {
@@ -150,12 +154,12 @@ const backwardWeight: OpSpec = {
       ...(c.data === 'bias' ? { dBias: random.floats(o) } : {}),
     }
   },
-  reference(inputs, c, round, store) {
+  reference(inputs, c, round, store, operand) {
     const [r, i, o] = sizes(c)
     const dOut = floats(inputs, 'dOut').map(store)
-    const x = floats(inputs, 'x').map(store)
+    const [g, x] = [operand(dOut, o, 'activation'), operand(floats(inputs, 'x').map(store), i, 'activation')]
     const dW = floats(inputs, 'dW').slice()
-    for (let a = 0; a < o; a++) for (let b = 0; b < i; b++) dW[a * i + b] = round(dW[a * i + b]! + dot(dOut, a, o, x, b, i, r, round))
+    for (let a = 0; a < o; a++) for (let b = 0; b < i; b++) dW[a * i + b] = round(dW[a * i + b]! + dot(g, a, o, x, b, i, r, round))
     if (!inputs['dBias']) return { dW }
     const dBias = floats(inputs, 'dBias').slice()
     for (let a = 0; a < o; a++) {

@@ -1,5 +1,6 @@
 import { Random } from './random.js'
 import {
+  asIs,
   inFloat32,
   inFloat64,
   type Inputs,
@@ -9,6 +10,7 @@ import {
   type Operands,
   type Outputs,
   type Storage,
+  storageOperands,
   storageRounds,
   widen,
 } from './spec.js'
@@ -22,7 +24,7 @@ const FACTOR = { value: 2, gradient: 3 } as const
  * for the same luck. Two units in the last place of the largest entry are always allowed.
  */
 const FLOOR_ULPS = 2
-const ULP: Readonly<Record<Storage, number>> = { f32: 2 ** -23, bf16: 2 ** -8 }
+const ulpOf = (storage: Storage): number => (storage === 'bf16' ? 2 ** -8 : 2 ** -23)
 
 export interface Prepared {
   storage: Storage
@@ -56,8 +58,8 @@ export function prepare(spec: OpSpec, c: OpCase, storage: Storage = 'f32'): Prep
     p = {
       storage,
       inputs,
-      exact: spec.reference(operands, c, inFloat64, inFloat64),
-      plain: stored(spec.reference(operands, c, inFloat32, store)),
+      exact: spec.reference(operands, c, inFloat64, inFloat64, asIs),
+      plain: stored(spec.reference(operands, c, inFloat32, store, storageOperands[storage])),
     }
     known.set(key, p)
   }
@@ -94,7 +96,7 @@ export function verdicts(spec: OpSpec, c: OpCase, { exact, plain, storage }: Omi
       const at = truth.findIndex((value, i) => value !== values[i])
       return { output, ...(at >= 0 && { problem: `${output}[${at}] must be ${truth[at]}, but was ${values[at]}` }) }
     }
-    return floatVerdict(spec, output, ULP[isHidden(spec, c, output) ? storage : 'f32'], truth, plain[output] as Float64Array, values)
+    return floatVerdict(spec, output, ulpOf(isHidden(spec, c, output) ? storage : 'f32'), truth, plain[output] as Float64Array, values)
   })
 }
 

@@ -1,14 +1,14 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { BgeError } from '../../lib/errors.js'
-import { type Device, openDevice } from '../../lib/native.js'
+import { type Device, type Dtype, openDevice } from '../../lib/native.js'
 
 /** Opens a CPU device of one instruction set; BGE_ISA is as it was afterwards. */
-export async function openIsa(isa: string, threads: number): Promise<Device> {
+export async function openIsa(isa: string, threads: number, dtype: Dtype = 'fp32'): Promise<Device> {
   const before = process.env['BGE_ISA']
   process.env['BGE_ISA'] = isa
   try {
-    return await openDevice({ device: 'cpu', threads })
+    return await openDevice({ device: 'cpu', threads, dtype })
   } finally {
     if (before === undefined) delete process.env['BGE_ISA']
     else process.env['BGE_ISA'] = before
@@ -59,6 +59,20 @@ export async function availableIsas(): Promise<string[]> {
     try {
       ;(await openIsa(isa, 1)).dispose()
       found.push(isa)
+    } catch (error) {
+      if (!(error instanceof BgeError && error.code === 'ERR_BGE_DEVICE_UNAVAILABLE')) throw error
+    }
+  }
+  return found
+}
+
+/** The types other than fp32 that linear layers can multiply in on this CPU, or under the BGE_ISA that is set. */
+export async function availableLowTypes(): Promise<Exclude<Dtype, 'fp32'>[]> {
+  const found: Exclude<Dtype, 'fp32'>[] = []
+  for (const dtype of ['bf16', 'int8'] as const) {
+    try {
+      ;(await openDevice({ device: 'cpu', threads: 1, dtype })).dispose()
+      found.push(dtype)
     } catch (error) {
       if (!(error instanceof BgeError && error.code === 'ERR_BGE_DEVICE_UNAVAILABLE')) throw error
     }

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Device, DropoutKey, EncoderConfig, Parameters, TokenBatch } from '../../lib/native.js'
-import { availableIsas, cudaLibrary, openCuda, openIsa } from './devices.js'
+import { type Device, type DropoutKey, type EncoderConfig, openDevice, type Parameters, type TokenBatch } from '../../lib/native.js'
+import { availableIsas, availableLowTypes, cudaLibrary, openCuda, openIsa } from './devices.js'
 import type { Storage } from './spec.js'
 
 type Numbers = Float32Array | Int32Array | Uint32Array | BigUint64Array
@@ -145,15 +145,16 @@ export async function cpuDevices(): Promise<Map<string, Device>> {
   return found
 }
 
-/** These and, where its library has been built, the CUDA device (or its emulator). */
+/** These; the CPU with products in bf16, where it can; and, where its library has been built, the CUDA device (or its emulator). */
 export async function devices(): Promise<Map<string, Device>> {
   const found = await cpuDevices()
+  if ((await availableLowTypes()).includes('bf16')) found.set('cpu bf16', await openDevice({ device: 'cpu', threads: 2, dtype: 'bf16' }))
   if (cudaLibrary) found.set('cuda', await openCuda())
   return found
 }
 
-/** How a device stores hidden states. */
-export const storageOf = (device: Device): Storage => (device.kind === 'cuda' ? 'bf16' : 'f32')
+/** What a model on a device is compared with: PyTorch in bfloat16 where linear layers multiply in it. */
+export const storageOf = (device: Device): Storage => (device.dtype === 'bf16' ? 'bf16' : 'f32')
 
 const weights = new Golden('weights.safetensors')
 

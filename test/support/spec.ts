@@ -5,8 +5,11 @@ export type Round = (x: number) => number
 export const inFloat64: Round = (x) => x
 export const inFloat32: Round = Math.fround
 
-/** How a device stores hidden states: architecture.md section 6. */
-export type Storage = 'f32' | 'bf16'
+/**
+ * What a device computes in: how it stores hidden states (architecture.md section 6), and, where that is not what its linear layers multiply in,
+ * the type of their operands.
+ */
+export type Storage = 'f32' | 'bf16' | 'f32, products bf16' | 'f32, products int8'
 const word = new Uint32Array(1)
 const asFloat = new Float32Array(word.buffer)
 /** To bfloat16, ties to even. */
@@ -18,7 +21,35 @@ export const inBfloat16: Round = (x) => {
   return asFloat[0]!
 }
 /** What storing a value of the plain formula does to it. Stored values are float32 where the device stores float32: nothing more is lost. */
-export const storageRounds: Readonly<Record<Storage, Round>> = { f32: inFloat64, bf16: inBfloat16 }
+export const storageRounds: Readonly<Record<Storage, Round>> = {
+  f32: inFloat64,
+  bf16: inBfloat16,
+  'f32, products bf16': inFloat64,
+  'f32, products int8': inFloat64,
+}
+
+/** What a matrix of rows of `width` becomes before a linear layer multiplies it; a weight's rows are its output channels. */
+export type Operand = (values: Float64Array, width: number, what: 'activation' | 'weight') => Float64Array
+export const asIs: Operand = (values) => values
+
+/** round(x / step) * step: activations with 256 levels between the least and the largest value of a row, weights with 127 on either side of 0. */
+const inInt8: Operand = (values, width, what) => {
+  const out = new Float64Array(values.length)
+  for (let first = 0; first < values.length; first += width) {
+    const row = values.subarray(first, first + width)
+    const [least, most] = [Math.min(...row), Math.max(...row)]
+    const low = what === 'activation' ? least : 0
+    const step = what === 'activation' ? (most - least) / 255 : Math.max(-least, most) / 127
+    for (let i = 0; i < width; i++) out[first + i] = step === 0 ? low : low + step * Math.round((row[i]! - low) / step)
+  }
+  return out
+}
+export const storageOperands: Readonly<Record<Storage, Operand>> = {
+  f32: asIs,
+  bf16: (values) => values.map(inBfloat16),
+  'f32, products bf16': (values) => values.map(inBfloat16),
+  'f32, products int8': inInt8,
+}
 
 export type Inputs = Readonly<Record<string, Float32Array | Int32Array | Uint32Array | BigUint64Array>>
 /** Inputs as a reference reads them: floats widened, so that finite differences can move them. */
@@ -50,8 +81,9 @@ export interface OpSpec {
   /**
    * The formula in plain loops. Saved values of a forward pass (mean, lse, ...) are recomputed, not read. `store`: where the plain formula
    * leaves an intermediate in memory (probabilities, a sum), as a device without fusion must; the outputs themselves are stored by the harness.
+   * `operand`: what the operands of a linear layer's product are rounded to.
    */
-  reference(inputs: Operands, c: OpCase, round: Round, store: Round): Outputs
+  reference(inputs: Operands, c: OpCase, round: Round, store: Round, operand: Operand): Outputs
   proof?: GradientProof
   /** Sizes of real use, for benchmarks/ops.ts, with the arithmetic or the memory traffic of one run. */
   benchmarks?: readonly (OpCase & { flops?: number; bytes?: number })[]

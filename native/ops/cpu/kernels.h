@@ -101,7 +101,8 @@ extern const Kernels kernels_avx2, kernels_avx512;
 #endif
 extern const Kernels kernels_base;
 
-// dispatch.cc. isa: "" (best), "base", "avx2" or "avx512"; anything else, or one that this CPU lacks, throws ERR_BGE_DEVICE_UNAVAILABLE.
+// dispatch.cc. isa: "" (best), "base", "avx2", "avx512", "avx512vnni" or "avx512bf16", each with all before it; the last two have the fp32
+// kernels of avx512. Anything else, or one that this CPU lacks, throws ERR_BGE_DEVICE_UNAVAILABLE.
 const Kernels& chooseKernels(const char* isa);
 
 }  // namespace bge
