@@ -187,8 +187,8 @@ const encoderStuck: Rule = ({ view, config, first, last }) => {
 
 const noGain: Rule = ({ view, config, rows }) => {
   const gains = rows.map((row) => row.clsGainShuffled).filter((value) => value !== undefined)
-  const gain = gains.at(-1)
-  if (gain === undefined) return undefined
+  if (gains.length === 0) return undefined
+  const gain = median(gains.slice(-3)) // of a few texts each
   if (gain < 0.02) {
     return problem(
       'no-cls-gain',
@@ -197,7 +197,7 @@ const noGain: Rule = ({ view, config, rows }) => {
       again(view, { decoderMaskRatio: Math.min(0.9, config.decoderMaskRatio + 0.2), epochs: 2 * config.epochs }),
     )
   }
-  const half = gains[Math.floor(gains.length / 2)]!
+  const half = median(gains.slice(Math.floor(gains.length / 2) - 2, Math.floor(gains.length / 2) + 1))
   if (gains.length >= 6 && gain > 1.1 * half) {
     return worthALook(
       'cls-gain-rises',
@@ -302,7 +302,7 @@ const truncated: Rule = ({ view }) => {
   const key = worst.kind === 'query' ? 'queryMaxLength' : worst.kind === 'passage' ? 'passageMaxLength' : 'maxLength'
   return worthALook(
     'truncated',
-    `${percent(worst.share)} of the ${worst.kind} texts were cut`,
+    `${percent(worst.share)} of the ${worst.kind === 'query' ? 'queries' : `${worst.kind}s`} were cut`,
     `They are longer than ${key} = ${worst.card.maxLength} tokens, and what came after was never seen. Longer texts cost time, not memory.`,
     again(view, { [key]: Math.min(512, 2 * worst.card.maxLength) }),
   )
@@ -335,7 +335,9 @@ function healthy({ view, first, last }: Curve): Advice {
       : `the loss went from ${fixed(first('loss'))} to ${fixed(last('loss'))}, in-batch accuracy from ${percent(first('accuracy'))} to ${percent(last('accuracy'))}`
   const text = `Nothing is wrong with the curves: ${what}. A training loss does not say how good a model is; an evaluation on texts that it has not seen does.`
   const { out } = view.summary.started
-  if (view.summary.status !== 'done') return { rule: 'healthy', level: 'good', title: 'It learns', text, command: resume(view) }
+  if (view.summary.status === 'running') return { rule: 'healthy', level: 'good', title: 'It learns', text }
+  if (view.summary.status !== 'done')
+    return { rule: 'healthy', level: 'good', title: 'It learned, as far as it came', text, command: resume(view) }
   const command = `bge eval --model ${shell(`${out}/model`)} --benchmark cmteb --out ${shell(`${out}/eval`)}`
   return { rule: 'healthy', level: 'good', title: 'It learned', text, command }
 }

@@ -55,7 +55,7 @@ export const CHART_STYLE = `
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: .75rem; }
 .chart { min-width: 0; padding: .7rem .8rem .4rem; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
 .chart h3 { margin: 0; font-size: .95rem; } .chart p { margin: 0 0 .3rem; color: var(--quiet); font-size: .8rem; min-height: 1.2em; }
-.u-legend { font-size: .78rem; text-align: left; color: var(--ink); } .u-legend th, .u-legend td { border: 0; padding: 0 .3rem 0 0; color: var(--ink); font-weight: 400; background: none; } .u-legend tr { margin-right: .6rem; } .u-legend .u-marker { width: .9em; height: .9em; } .u-legend .u-value { font-variant-numeric: tabular-nums; color: var(--quiet); }
+.u-legend { font-size: .78rem; text-align: left; color: var(--ink); } .u-legend th, .u-legend td { border: 0; padding: 0 .3rem 0 0; color: var(--ink); font-weight: 400; background: none; } .u-legend tr { margin-right: .6rem; } .u-legend .faint { display: none; } .u-legend .u-marker { width: .9em; height: .9em; } .u-legend .u-value { font-variant-numeric: tabular-nums; color: var(--quiet); }
 .u-select { background: color-mix(in srgb, var(--s0) 18%, transparent); } .u-cursor-x, .u-cursor-y { border-color: var(--quiet) !important; }
 @media print { .chart { break-inside: avoid; } }
 `
@@ -79,7 +79,7 @@ var charts = (() => {
 
   function options(chart, width) {
     const format = formats[chart.format || 'plain']
-    const shown = (u, v) => (v == null ? '–' : format(v))
+    const shown = (u, v) => (v == null ? '' : format(v))
     const axis = { stroke: css('--quiet'), grid: { stroke: css('--line'), width: 1 }, ticks: { stroke: css('--line'), width: 1 }, font: '11px system-ui, sans-serif' }
     return {
       width, height: HEIGHT,
@@ -90,9 +90,10 @@ var charts = (() => {
       ],
       cursor: { sync: { key: 'run' }, points: { size: 6 } },
       series: [
-        { label: 'step', value: (u, v) => (v == null ? '–' : v.toLocaleString('en')) },
+        { label: 'step', value: (u, v) => (v == null ? '' : v.toLocaleString('en')) },
         ...chart.series.map((s) => ({
           label: s.label,
+          class: s.style,
           stroke: colour(s.color),
           width: s.style === 'faint' ? 1 : s.style === 'reference' ? 1.25 : 2,
           alpha: s.style === 'faint' ? 0.35 : 1,
@@ -113,36 +114,43 @@ var charts = (() => {
       return chart.format === 'percent' ? [bottom, Math.min(1.0001, high + room)] : [bottom, high + room]
     }
   }
-  function build(host, chart) {
-    const box = host.querySelector('.plot')
-    box.replaceChildren()
-    return new uPlot(options(chart, Math.max(200, box.clientWidth)), data(chart), box)
+  const room = (host) => ({ width: Math.max(200, host.querySelector('.plot').clientWidth), height: HEIGHT })
+  function build(entry) {
+    const box = entry.host.querySelector('.plot')
+    if (entry.plot) entry.plot.destroy()
+    entry.plot = new uPlot(options(entry.chart, room(entry.host).width), data(entry.chart), box)
+  }
+  function place(element, i, chart) {
+    const host = document.createElement('section')
+    host.className = 'chart'
+    const title = document.createElement('h3'), note = document.createElement('p'), box = document.createElement('div')
+    title.textContent = chart.title
+    note.textContent = chart.note || ''
+    box.className = 'plot'
+    host.append(title, note, box)
+    element.insertBefore(host, element.children[i] || null)
+    return { host, chart }
   }
   function show(element, list) {
     const keys = list.map(key)
-    for (const [k, entry] of drawn) if (!keys.includes(k)) { entry.plot.destroy(); entry.host.remove(); drawn.delete(k) }
+    for (const [k, entry] of drawn) if (!keys.includes(k)) { sizes.unobserve(entry.host); entry.plot.destroy(); entry.host.remove(); drawn.delete(k) }
+    const fresh = []
     list.forEach((chart, i) => {
       const old = drawn.get(keys[i])
       if (old) { old.chart = chart; old.plot.setData(data(chart)); return }
-      const host = document.createElement('section')
-      host.className = 'chart'
-      const title = document.createElement('h3'), note = document.createElement('p'), box = document.createElement('div')
-      title.textContent = chart.title
-      note.textContent = chart.note || ''
-      box.className = 'plot'
-      host.append(title, note, box)
-      element.insertBefore(host, element.children[i] || null)
-      drawn.set(keys[i], { host, chart, plot: build(host, chart) })
+      const entry = place(element, i, chart)
+      drawn.set(keys[i], entry)
+      fresh.push(entry)
     })
+    // Only now are there as many columns as there will be: a chart that is drawn into a grid of one is as wide as the page.
+    for (const entry of fresh) { build(entry); sizes.observe(entry.host) }
   }
-  const again = () => { for (const entry of drawn.values()) { entry.plot.destroy(); entry.plot = build(entry.host, entry.chart) } }
-  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', again)
-  let width = innerWidth
-  addEventListener('resize', () => {
-    if (innerWidth === width) return
-    width = innerWidth
-    for (const { host, plot } of drawn.values()) plot.setSize({ width: Math.max(200, host.querySelector('.plot').clientWidth), height: HEIGHT })
+  const sizes = new ResizeObserver((changed) => {
+    for (const { plot, host } of drawn.values()) {
+      if (changed.some(({ target }) => target === host) && plot.width !== room(host).width) plot.setSize(room(host))
+    }
   })
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => drawn.forEach(build))
   return { show }
 })()
 `

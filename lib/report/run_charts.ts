@@ -24,7 +24,6 @@ export function runCharts({ stage, config, rows: all, summary }: RunView, points
     return values.every((at) => at === null) ? [] : [{ label, color: 'quiet', values, style: 'reference' }]
   }
   const constant = (label: string, value: number | undefined): Series[] => reference(label, () => value)
-  const unit = stage === 'pretrain' ? 'texts' : 'pairs'
   const share = (row: MetricsRow): number | undefined => stallShare(row, config.batchSize, config.logEvery)
 
   const charts: (Chart | undefined)[] =
@@ -86,7 +85,7 @@ export function runCharts({ stage, config, rows: all, summary }: RunView, points
     },
     {
       title: 'Speed',
-      note: `${unit} and tokens a second`,
+      note: 'tokens a second',
       format: 'count',
       series: [...curve('tokens/s', 0, (row) => row.tokensPerSecond)],
     },
@@ -94,7 +93,7 @@ export function runCharts({ stage, config, rows: all, summary }: RunView, points
       title: 'Waiting for data',
       note: 'share of the time in which the device had no batch',
       format: 'percent',
-      series: [...curve('waiting', 0, share), ...constant('too much', STALL_ALARM)],
+      series: [...curve('waiting', 0, share), ...constant('alarm', STALL_ALARM)],
     },
     has(rows, 'masked')
       ? {

@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { writeFileAtomic } from '../data/atomic.js'
 import { LENGTH_EDGES } from '../data/lengths.js'
 import type { Baseline } from '../eval/results.js'
+import type { StageName } from '../train/config.js'
 import { duration } from '../train/progress.js'
 import type { TextCard } from '../train/summary.js'
 import { type Advice, advise } from './advice.js'
@@ -36,7 +37,7 @@ export async function trainingReport(run: string, options: TrainingReportOptions
 /** A training run as one HTML page that needs nothing else: no network, light and dark; curves are drawn by the page's own script. */
 export function trainingPage(view: RunView, { before, after }: Omit<TrainingReportOptions, 'file'> = {}): string {
   const { summary, stage } = view
-  const title = `${shorten(summary.started.out)}: ${stage}`
+  const title = runTitle(summary.started.out, stage)
   const plot = uPlot()
   const start = `charts.show(document.getElementById('charts'), JSON.parse(document.getElementById('curves').textContent))`
   const scripts = [plot.script, CHART_SCRIPT, start]
@@ -54,7 +55,7 @@ export function trainingPage(view: RunView, { before, after }: Omit<TrainingRepo
 <body>
 <header><h1>${text(title)}</h1><p class="quiet">${text(subtitle(view))}</p></header>
 ${summary.error ? `<p class="failed">${text(summary.error.message)}</p>` : ''}
-${tiles(view)}
+${tileRow(view)}
 ${sections.map(([name, body]) => (body === '' ? '' : `<h2>${name}</h2>\n${body}`)).join('\n')}
 <script type="application/json" id="curves">${scriptJson(runCharts(view, POINTS))}</script>
 ${scripts.map((script) => `<script>${script}</script>`).join('\n')}
@@ -62,19 +63,25 @@ ${scripts.map((script) => `<script>${script}</script>`).join('\n')}
 `
 }
 
+/** What a run is called: its folder, and its stage where the folder does not say it. */
+export function runTitle(out: string, stage: StageName): string {
+  const name = shorten(out)
+  return name.includes(stage) ? name : `${name}: ${stage}`
+}
+
 /** Style of advice and tiles, after html.ts's and that of charts. */
 export const RUN_STYLE = `
 .advice { margin: .6rem 0; padding: .6rem .9rem; background: var(--card); border: 1px solid var(--line); border-left: 5px solid var(--s0); border-radius: 8px; } .advice.problem { border-left-color: var(--down); } .advice.look { border-left-color: var(--s1); } .advice.good { border-left-color: var(--up); }
 .advice h3 { margin: 0; font-size: 1rem; } pre { margin: .5rem 0 .2rem; padding: .5rem .7rem; background: var(--paper); border: 1px solid var(--line); border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .82rem; }
 .config { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); gap: 0 1.5rem; padding: .5rem .9rem; background: var(--card); border: 1px solid var(--line); border-radius: 8px; font-size: .88rem; } .config span { display: flex; justify-content: space-between; gap: 1rem; border-bottom: 1px dotted var(--line); overflow-wrap: anywhere; } .config b { font-weight: 500; text-align: right; }
-.fill.s0 { fill: var(--s0); } .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: .75rem; margin-top: .75rem; }
+.below { margin-top: .6rem; } .fill.s0 { fill: var(--s0); } .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: .75rem; margin-top: .75rem; }
 `
 
 function curves({ rows }: RunView): string {
   const last = rows.at(-1)!
   const numbers = Object.entries(last).map(([name, value]) => `${name} ${Number(value.toPrecision(6))}`)
   return `<div id="charts" class="charts"></div><noscript><p>The curves are drawn by this page's script, which is switched off. The last row: ${text(numbers.join(', '))}.</p></noscript>
-<p class="quiet">Drag to enlarge, double-click to go back. Every step is in metrics.jsonl, and for TensorBoard in tensorboard/.</p>`
+<p class="quiet below">Drag to enlarge, double-click to go back. Every step is in metrics.jsonl, and for TensorBoard in tensorboard/.</p>`
 }
 
 /** How a run stands, in words. */
@@ -90,9 +97,10 @@ export function subtitle({ summary, rows, stage }: RunView): string {
   ].join(' · ')
 }
 
-function tiles({ rows, summary, stage }: RunView): string {
+/** The numbers that matter most, and what they are. */
+export function tiles({ rows, summary, stage }: RunView): [value: string, label: string][] {
   const last = rows.at(-1)
-  if (!last) return ''
+  if (!last) return []
   const part = rows.slice(-Math.max(1, Math.floor(rows.length / 10)))
   const mean = (name: string): number | undefined => {
     const values = part.map((row) => row[name]).filter((value) => value !== undefined)
@@ -111,7 +119,12 @@ function tiles({ rows, summary, stage }: RunView): string {
     [count(last.epoch * summary.rows), stage === 'pretrain' ? 'texts seen' : 'pairs seen'],
     [duration(last.seconds), 'of training'],
   ]
-  return `<div class="tiles">${shown.map(([value, label]) => (value === undefined ? '' : `<div class="tile"><b>${text(value)}</b><span>${label}</span></div>`)).join('')}</div>`
+  return shown.flatMap(([value, label]) => (value === undefined ? [] : [[value, label] as [string, string]]))
+}
+
+function tileRow(view: RunView): string {
+  const shown = tiles(view).map(([value, label]) => `<div class="tile"><b>${text(value)}</b><span>${text(label)}</span></div>`)
+  return shown.length === 0 ? '' : `<div class="tiles">${shown.join('')}</div>`
 }
 
 /** Median, so that waiting at the start and checkpoints do not weigh. */
@@ -162,13 +175,13 @@ function dataCard({ summary, config, rows, stage }: RunView): string {
     ['steps an epoch', count(summary.stepsPerEpoch)],
     ['epochs seen', String(Number((rows.at(-1)?.epoch ?? 0).toPrecision(3)))],
     ...Object.entries(summary.texts).flatMap(([kind, card]): [string, string][] => [
-      [`different ${kind} texts`, count(card.different)],
+      [`different ${plural(kind)}`, count(card.different)],
       [
-        `${kind} texts cut at ${card.maxLength} tokens`,
+        `${plural(kind)} cut at ${card.maxLength} tokens`,
         `${count(card.truncated)} of ${count(card.tokenized)} (${share(card.truncated, card.tokenized)})`,
       ],
       [
-        `${kind} tokens: mean, median, 90 %, longest`,
+        `tokens of ${plural(kind)}: mean, median, 90 %, longest`,
         [card.lengths.mean.toFixed(1), card.lengths.p50, card.lengths.p90, card.lengths.max].join(', '),
       ],
     ]),
@@ -182,6 +195,10 @@ function dataCard({ summary, config, rows, stage }: RunView): string {
 
 const CLS_NOTE = `<p class="quiet">CLS gain is measured on the batch that comes next, before it is trained on: in the first epoch these are texts that the model has never seen, in later epochs texts that it has seen under other masks.</p>`
 
+function plural(kind: string): string {
+  return kind.endsWith('y') ? `${kind.slice(0, -1)}ies` : `${kind}s`
+}
+
 function lengthFigure(kind: string, { lengths, tokenized }: TextCard): string {
   if (tokenized === 0) return ''
   const end = lengths.bins.findLastIndex((bin) => bin > 0) + 1
@@ -194,13 +211,16 @@ function lengthFigure(kind: string, { lengths, tokenized }: TextCard): string {
       title: `${LENGTH_EDGES[i]} to ${next === undefined ? 'more' : next - 1} tokens`,
     }
   })
-  return `<figure>${histogram(bars, { name: `${kind} tokens` })}<figcaption>${text(kind)} texts by tokens, as far as they were tokenized</figcaption></figure>`
+  return `<figure>${histogram(bars, { name: `tokens of ${plural(kind)}` })}<figcaption>${text(plural(kind))} by tokens, as far as they were tokenized</figcaption></figure>`
+}
+
+/** Every key of a configuration and its value, as text. */
+export function configPairs(config: RunView['config']): [key: string, value: string][] {
+  return Object.entries(config).map(([key, value]) => [key, typeof value === 'string' && value !== '' ? value : JSON.stringify(value)])
 }
 
 function configuration({ config, summary, stage }: RunView): string {
-  const pairs = Object.entries(config).map(
-    ([key, value]) => `<span>${text(key)}<b>${text(typeof value === 'string' && value !== '' ? value : JSON.stringify(value))}</b></span>`,
-  )
+  const pairs = configPairs(config).map(([key, value]) => `<span>${text(key)}<b>${text(value)}</b></span>`)
   const { model, data, out } = summary.started
   const command = `bge ${stage} --model ${model} --data ${data.join(' ')} --out ${out} --config ${join(out, 'config.json')}`
   return `<div class="config">${pairs.join('')}</div><pre>${text(command)}</pre>`

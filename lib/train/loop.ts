@@ -65,6 +65,8 @@ export interface RunStart {
   readonly device: string
   /** what metrics.jsonl holds so far */
   readonly rows: readonly MetricsRow[]
+  /** what summary.json says: it changes as the run goes on, at checkpoints and at its end */
+  readonly summary: Readonly<RunSummary>
 }
 
 export interface TrainResult {
@@ -131,7 +133,7 @@ export async function train<Batch>(stage: Stage<Batch>, options: TrainOptions): 
       await writeSummary(out, summary)
     }
     await summarize({ status: 'running' })
-    hooks.onStart?.({ config, step: state.step, totalSteps, device, rows })
+    hooks.onStart?.({ config, step: state.step, totalSteps, device, rows, summary })
 
     let savedStep = state.step
     const save = async (): Promise<void> => {
@@ -300,7 +302,7 @@ function recordScore(state: RunState, score: number): void {
 }
 
 /** Probes at most, and steps between them at least: a probe costs about as much as a step. */
-const PROBES = 40
+const PROBES = 20
 const PROBE_EVERY = 20
 
 /** Which 1-based steps are probed: some that get a row in metrics.jsonl, the last one included. */

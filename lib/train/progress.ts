@@ -5,7 +5,8 @@ import type { MetricsRow } from './run_folder.js'
 
 /** Shows a run on a terminal. */
 export interface Progress {
-  update(row: MetricsRow): void
+  /** Returns the seconds left, by the time of the last steps. */
+  update(row: MetricsRow): number
   /** a line that stays */
   note(text: string): void
   /** leaves the last state standing */
@@ -33,16 +34,20 @@ const WINDOW = 50
  * @param interval seconds between plain lines; the first and the last step always get theirs
  */
 export function createProgress(stream: NodeJS.WriteStream, run: ProgressRun, interval: number = PLAIN_INTERVAL): Progress {
-  const left = estimate(run)
-  const render = (row: MetricsRow): [string, string] => [
-    speedLine(row, run, left(row.step)),
-    valueLine(row, run.config, run.label === 'pretrain' ? 'texts' : 'pairs'),
-  ]
-  return stream.isTTY ? bar(stream, run.totalSteps, render) : lines(stream, run, render, interval)
+  const estimated = estimate(run)
+  const screen = stream.isTTY ? bar(stream, run.totalSteps) : lines(stream, run.totalSteps, interval)
+  return {
+    ...screen,
+    update(row) {
+      const left = estimated(row.step)
+      screen.update(row.step, [speedLine(row, run, left), valueLine(row, run.config, run.label === 'pretrain' ? 'texts' : 'pairs')])
+      return left
+    },
+  }
 }
 
-/** Seconds left after a step, by the mean of the last steps; undefined after a first step that shows nothing yet. */
-function estimate({ firstStep, totalSteps }: ProgressRun): (step: number) => number | undefined {
+/** Seconds left after a step, by the mean of the last steps. */
+function estimate({ firstStep, totalSteps }: ProgressRun): (step: number) => number {
   const times = [{ step: firstStep, at: performance.now() }]
   return (step) => {
     times.push({ step, at: performance.now() })
@@ -53,10 +58,10 @@ function estimate({ firstStep, totalSteps }: ProgressRun): (step: number) => num
   }
 }
 
-function speedLine(row: MetricsRow, { label, totalSteps }: ProgressRun, seconds: number | undefined): string {
+function speedLine(row: MetricsRow, { label, totalSteps }: ProgressRun, seconds: number): string {
   return [
     `${label} ${row.step}/${totalSteps}`,
-    ...(seconds === undefined ? [] : [`ETA ${duration(seconds)}`]),
+    `ETA ${duration(seconds)}`,
     `${count(row.tokensPerSecond)} tokens/s`,
     `${count(row.rowsPerSecond)} ${label === 'pretrain' ? 'texts' : 'pairs'}/s`,
     `data wait ${row.stallSeconds < 0.9995 ? `${Math.round(1000 * row.stallSeconds)} ms` : `${row.stallSeconds.toFixed(1)} s`}`,
@@ -79,18 +84,19 @@ function valueLine(row: MetricsRow, config: TrainConfig | undefined, unit: 'text
   ].join(' · ')
 }
 
-type Render = (row: MetricsRow) => [speed: string, values: string]
+interface Screen extends Omit<Progress, 'update'> {
+  update(step: number, lines: readonly [speed: string, values: string]): void
+}
 
-function bar(stream: NodeJS.WriteStream, totalSteps: number, render: Render): Progress {
+function bar(stream: NodeJS.WriteStream, totalSteps: number): Screen {
   const log = createLogUpdate(stream)
   return {
-    update: (row) => {
-      const filled = Math.round((20 * row.step) / totalSteps)
-      const [speed, values] = render(row)
+    update(step, [speed, values]) {
+      const filled = Math.round((20 * step) / totalSteps)
       const width = Math.max(20, (stream.columns ?? 80) - 1)
       log([`${'█'.repeat(filled)}${'░'.repeat(20 - filled)} ${speed}`, values].map((line) => line.slice(0, width)).join('\n'))
     },
-    note: (text) => {
+    note(text) {
       log.clear()
       stream.write(`${text}\n`)
     },
@@ -98,15 +104,14 @@ function bar(stream: NodeJS.WriteStream, totalSteps: number, render: Render): Pr
   }
 }
 
-function lines(stream: NodeJS.WriteStream, { totalSteps }: ProgressRun, render: Render, interval: number): Progress {
+function lines(stream: NodeJS.WriteStream, totalSteps: number, interval: number): Screen {
   let shown = -Infinity
   return {
-    update: (row) => {
-      const line = render(row).join(' · ') // also where it is not shown: the ETA goes by every step
+    update(step, parts) {
       const now = performance.now() / 1000
-      if (now - shown < interval && row.step !== totalSteps) return
+      if (now - shown < interval && step !== totalSteps) return
       shown = now
-      stream.write(`${line}\n`)
+      stream.write(`${parts.join(' · ')}\n`)
     },
     note: (text) => void stream.write(`${text}\n`),
     end: () => {},
