@@ -14,6 +14,7 @@ import { register as registerInfo } from './info.js'
 import { register as registerMine } from './mine.js'
 import { register as registerNew } from './new.js'
 import { register as registerQuickstart } from './quickstart.js'
+import { register as registerReport } from './report.js'
 import { register as registerTrain } from './train.js'
 
 /** Exit codes: 0 done, 1 failed, 2 the command line is wrong, 130 stopped by Ctrl-C. */
@@ -43,6 +44,7 @@ for (const register of [
   registerDoctor,
   registerExport,
   registerQuickstart,
+  registerReport,
 ])
   register(program)
 

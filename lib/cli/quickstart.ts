@@ -69,9 +69,9 @@ function stageHooks(stage: StageName): TrainHooks {
   let progress: Progress | undefined
   let last = 0
   return {
-    onStart: ({ step, totalSteps, device }) => {
+    onStart: ({ step, totalSteps, device, config }) => {
       last = totalSteps
-      progress = createProgress(process.stderr, { label: stage, firstStep: step, totalSteps })
+      progress = createProgress(process.stderr, { label: stage, firstStep: step, totalSteps, config })
       progress.note(`${stage} on ${device}: ${totalSteps} steps`)
     },
     onStep: (row) => {

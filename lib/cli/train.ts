@@ -7,10 +7,10 @@ import { configOrigins, type ConfigSource, mergeConfig, type StageName, type Tra
 import { type TrainOptions, train } from '../train/loop.js'
 import { formatBytes } from '../train/plan.js'
 import { planTraining, type TrainingPlan } from '../train/plan_run.js'
-import { createProgress, type Progress } from '../train/progress.js'
 import { stages } from '../train/stages.js'
 import { interruptible } from './interrupt.js'
 import { list, repeated } from './options.js'
+import { LIVE_PORT, watchRun } from './watch.js'
 
 interface TrainFlags {
   model: string
@@ -26,6 +26,7 @@ interface TrainFlags {
   resume?: true
   plan?: true
   memoryLimit?: number
+  live?: number | true
 }
 
 const descriptions: Readonly<Record<StageName, string>> = {
@@ -61,45 +62,49 @@ export function register(program: Command): void {
       .option('--resume', 'continue from the newest checkpoint in --out')
       .option('--plan', 'print memory, largest batch and step time of this run, then exit: nothing is trained, --out is not touched')
       .option('--memory-limit <size>', 'memory of the device that the run may use, as in 8GiB; default: what is free', memorySize)
+      .option(
+        '--live [port]',
+        `show the run on a page of this machine; default port ${LIVE_PORT}, the next ones where it is taken`,
+        tcpPort,
+      )
       .action((flags: TrainFlags) => (flags.plan ? plan(name, flags) : run(name, flags)))
   }
 }
 
 async function run(name: StageName, flags: TrainFlags): Promise<void> {
   const config = await configuration(name, flags)
-  let progress: Progress | undefined
+  const watch = await watchRun(name, flags.out, flags.live === true ? LIVE_PORT : flags.live)
   try {
     const result = await interruptible((signal) => {
-      signal.addEventListener('abort', () =>
-        progress?.note('stopping: the last complete step will be saved; press Ctrl-C again to leave at once'),
-      )
+      signal.addEventListener('abort', () => {
+        if (watch.started) watch.note('stopping: the last complete step will be saved; press Ctrl-C again to leave at once')
+      })
       return train(stages[name], {
         ...trainOptions(flags),
         config,
         signal,
         hooks: {
-          onStart: ({ config: effective, step, totalSteps, device }) => {
-            progress = createProgress(process.stderr, { label: name, firstStep: step, totalSteps })
-            progress.note(`${name} on ${device}: ${remaining(step, totalSteps)}; ${shape(name, effective)}`)
+          ...watch.hooks,
+          onStart: (start) => {
+            const { config: effective, step, totalSteps, device } = start
+            watch.hooks.onStart(start)
+            watch.note(`${name} on ${device}: ${remaining(step, totalSteps)}; ${shape(name, effective)}`)
           },
-          onStep: (row) => progress?.update(row),
           ...(flags.dev !== undefined && {
             onCheckpoint: async ({ step, model }) => {
               const score = await devScore(model, flags.dev!, flags.devTasks, signal)
-              progress?.note(`step ${step}: dev score ${score.toFixed(4)}`)
+              watch.note(`step ${step}: dev score ${score.toFixed(4)}`)
               return score
             },
           }),
         },
       })
-    })
-    progress?.end()
+    }).finally(() => watch.end())
     const { texts, truncated } = result.truncation
     if (truncated > 0) process.stderr.write(`note: ${truncated} of ${texts} texts were longer than their maximal length and were cut\n`)
     process.stdout.write(`${result.model}\n`)
   } catch (error) {
-    progress?.end()
-    if (isAbort(error) && progress) process.stderr.write(`continue with: ${resumeCommand(name, flags)}\n`)
+    if (isAbort(error) && watch.started) process.stderr.write(`continue with: ${resumeCommand(name, flags)}\n`)
     throw error
   }
 }
@@ -161,6 +166,13 @@ function planTable(name: StageName, plan: TrainingPlan): string {
   const width = Math.max(...rows.map(([title]) => title.length)) + 2
   const head = `${name} on ${plan.device}: batchSize ${count(batchSize)}, microBatchTokens ${count(plan.microBatchTokens)}`
   return `${[head, ...rows.map(([title, value]) => `  ${title.padEnd(width)}${value}`)].join('\n')}\n`
+}
+
+/** Parser of a TCP port; 0: any that is free. */
+function tcpPort(value: string): number {
+  const port = Number(value)
+  if (!/^\d+$/.test(value) || port > 65_535) throw new InvalidArgumentError('It must be a port, 0 to 65535.')
+  return port
 }
 
 /** Parser of an amount of memory: a number with GiB, MiB, KiB, GB, MB, kB or nothing (bytes). */

@@ -1,3 +1,5 @@
+import { createLengths, type Lengths } from './lengths.js'
+
 /** The part of a tokenizer that caching needs. */
 export interface BatchTokenizer {
   encodeBatch(texts: readonly string[], options: { maxLength: number; signal?: AbortSignal }): Promise<TokenizedTexts> | TokenizedTexts
@@ -13,8 +15,8 @@ export interface TokenizedTexts {
 export interface TokenCache {
   /** ids of each text, [CLS] and [SEP] included; `indices` may repeat */
   get(indices: ArrayLike<number>, signal?: AbortSignal): Promise<Int32Array[]>
-  /** texts tokenized so far, and how many of them were cut at maxLength (texts beyond the cache's limit count each time) */
-  readonly stats: { texts: number; truncated: number }
+  /** texts tokenized so far, how many of them were cut at maxLength, and their lengths after that (texts beyond the cache's limit count each time) */
+  readonly stats: { texts: number; truncated: number; readonly lengths: Lengths }
 }
 
 /** Tokens that one cache keeps: 256 MiB of ids. Texts beyond it are tokenized again whenever they are needed. */
@@ -23,7 +25,7 @@ const LIMIT = 1 << 26
 /** @param text the i-th text @param maxLength tokens, [CLS] and [SEP] included */
 export function tokenCache(tokenizer: BatchTokenizer, text: (index: number) => string, maxLength: number): TokenCache {
   const kept = new Map<number, Int32Array>()
-  const stats = { texts: 0, truncated: 0 }
+  const stats = { texts: 0, truncated: 0, lengths: createLengths() }
   let tokens = 0
   return {
     stats,
@@ -36,6 +38,7 @@ export function tokenCache(tokenizer: BatchTokenizer, text: (index: number) => s
         stats.truncated += encoded.truncatedTexts
         for (const [k, index] of missing.entries()) {
           const ids = encoded.ids[k]!
+          stats.lengths.add(ids.length)
           fresh.set(index, ids)
           if (tokens + ids.length > LIMIT) continue
           tokens += ids.length

@@ -7,6 +7,7 @@ import type { ContrastiveOptions } from '../native.js'
 import type { TrainConfig } from './config.js'
 import { gradCache, type TokenizedGroup } from './gradcache.js'
 import { byWidth, checkLength, COMMON, type Stage, type StageContext, type StageRun } from './stage.js'
+import { textCard } from './summary.js'
 
 /** B queries, B*G passages (the positive of each query first), and what names their texts. */
 export interface ContrastiveBatch {
@@ -72,6 +73,11 @@ async function openPairs({ model, files, config }: StageContext): Promise<StageR
     truncation: () => ({
       texts: queryTokens.stats.texts + passageTokens.stats.texts,
       truncated: queryTokens.stats.truncated + passageTokens.stats.truncated,
+    }),
+
+    texts: () => ({
+      query: textCard(queryTokens, data.queries.length, config.queryMaxLength),
+      passage: textCard(passageTokens, data.passages.length, config.passageMaxLength),
     }),
 
     async prepare(rows, epoch, signal) {

@@ -21,6 +21,8 @@ import {
 } from './run_folder.js'
 import { learningRateAt, warmupSteps } from './schedule.js'
 import type { Stage, StageRun } from './stage.js'
+import { ending, readSummary, type RunSummary, writeSummary } from './summary.js'
+import { type EventFile, openEventFile } from './tensorboard.js'
 
 export interface TrainOptions {
   /** folder of the model to start from; it is not changed */
@@ -29,7 +31,7 @@ export interface TrainOptions {
   pooling?: Pooling
   /** JSONL files, or folders of them */
   data: readonly string[]
-  /** run folder: new or empty; gets config.json, run.json, metrics.jsonl, checkpoints/, model/ */
+  /** run folder: new or empty; gets config.json, run.json, summary.json, metrics.jsonl, tensorboard/, checkpoints/, model/ */
   out: string
   /** keys that differ from the stage's defaults */
   config?: Partial<TrainConfig>
@@ -44,7 +46,7 @@ export interface TrainOptions {
 
 export interface TrainHooks {
   /** once, before the first step */
-  onStart?: (run: { config: TrainConfig; step: number; totalSteps: number; device: string }) => void
+  onStart?: (run: RunStart) => void
   /** after every step, also those that logEvery leaves out of metrics.jsonl */
   onStep?: (row: MetricsRow) => void
   /**
@@ -52,6 +54,19 @@ export interface TrainHooks {
    * checkpoint is kept and becomes model/, and `patience` scores without a new best end the run.
    */
   onCheckpoint?: (checkpoint: { step: number; model: BgeModel }) => Promise<number | undefined>
+}
+
+/** A run before its first step. */
+export interface RunStart {
+  readonly config: TrainConfig
+  /** steps done before, and in all */
+  readonly step: number
+  readonly totalSteps: number
+  readonly device: string
+  /** what metrics.jsonl holds so far */
+  readonly rows: readonly MetricsRow[]
+  /** what summary.json says: it changes as the run goes on, at checkpoints and at its end */
+  readonly summary: Readonly<RunSummary>
 }
 
 export interface TrainResult {
@@ -88,31 +103,59 @@ export async function train<Batch>(stage: Stage<Batch>, options: TrainOptions): 
     const hash = runHash(config, identity)
 
     let state: RunState = { step: 0, seconds: 0, stale: 0 }
+    let rows: MetricsRow[] = []
+    let earlier: RunSummary | undefined
     if (resume) {
       state = (await newestCheckpoint(out, hash)) ?? state
       if (state.step > 0) await loadCheckpoint(out, state.step, run.modules, adamW)
-      await truncateMetrics(out, state.step)
+      rows = await truncateMetrics(out, state.step)
+      earlier = await readSummary(out)
     } else {
       await createRunFolder(out, identity, config) // only now: whatever is wrong with model, data or configuration has come up by here
     }
-    hooks.onStart?.({ config, step: state.step, totalSteps, device: model.device.description })
+    const device = model.device.description
+    const summary: RunSummary = {
+      stage: stage.name,
+      status: 'running',
+      step: state.step,
+      totalSteps,
+      stepsPerEpoch: perEpoch,
+      device,
+      started: { model: options.model, data: options.data, out },
+      rows: run.sources.reduce((sum, { start, end }) => sum + end - start, 0),
+      texts: run.texts(),
+      scores: (earlier?.scores ?? []).filter(({ step }) => step <= state.step),
+    }
+    const summarize = async (end: Pick<RunSummary, 'status' | 'error'>): Promise<void> => {
+      const texts = run.texts()
+      const some = Object.values(texts).some(({ tokenized }) => tokenized > 0)
+      Object.assign(summary, { ...end, step: state.step, texts: some || !earlier ? texts : earlier.texts })
+      await writeSummary(out, summary)
+    }
+    await summarize({ status: 'running' })
+    hooks.onStart?.({ config, step: state.step, totalSteps, device, rows, summary })
 
     let savedStep = state.step
     const save = async (): Promise<void> => {
       await sync(join(out, 'metrics.jsonl'))
       await writeCheckpoint(out, hash, run.modules, adamW, state)
       savedStep = state.step
+      await summarize({ status: 'running' })
     }
     const prepare = planner(run, config, perEpoch, signal)
     const clock = stopwatch(state.seconds)
     const ended = (): boolean => state.step >= totalSteps || (config.patience > 0 && state.stale >= config.patience)
+    const probed = probeSteps(totalSteps, config.logEvery)
     let next = ended() ? undefined : prepare(state.step)
+    let events: EventFile | undefined
     try {
+      events = await openEventFile(out, rows)
       while (!ended()) {
         signal?.throwIfAborted()
-        const batch = await next!
+        const batch = await clock.stalled(next!)
         next = state.step + 1 < totalSteps ? prepare(state.step + 1) : undefined // collated while the device computes
         const learningRate = learningRateAt(state.step, config.learningRate, warmup, totalSteps)
+        const probes = probed(state.step + 1) ? await run.probe?.(batch, signal) : undefined
         const { loss, tokens, ...measured } = await run.step(batch, { seed: BigInt(config.seed), step: state.step + 1 }, signal)
         requireFinite('loss', loss, state.step + 1, savedStep)
         const gradNorm = await adamW.step(learningRate, config.maxGradNorm)
@@ -121,38 +164,46 @@ export async function train<Batch>(stage: Stage<Batch>, options: TrainOptions): 
         state.step++
         state.seconds = clock.seconds()
         const epoch = state.step / perEpoch
-        const speed = clock.rate(tokens)
-        const row = {
+        const row: MetricsRow = {
           step: state.step,
           epoch,
           loss,
           learningRate,
           gradNorm,
-          tokensPerSecond: speed,
+          ...clock.speed(tokens, config.batchSize),
           tokens,
           seconds: state.seconds,
           ...measured,
+          ...probes,
         }
         if (state.step % config.logEvery === 0 || state.step === totalSteps) {
           await appendMetrics(out, row)
+          await events.append(row)
           clock.lap()
         }
         hooks.onStep?.(row)
         if (state.step === totalSteps || (config.saveEvery > 0 && state.step % config.saveEvery === 0)) {
           const score = await hooks.onCheckpoint?.({ step: state.step, model })
-          if (typeof score === 'number') recordScore(state, score)
+          if (typeof score === 'number') {
+            recordScore(state, score)
+            summary.scores.push({ step: state.step, score })
+          }
           await save()
         }
       }
+      const { best } = state
+      if (best && best.step !== state.step) await loadCheckpoint(out, best.step, run.modules)
+      await run.save(join(out, 'model'))
+      await summarize({ status: 'done' })
     } catch (error) {
       if (signal?.aborted && state.step > savedStep) await save()
+      await summarize(ending(error, signal)).catch(() => {}) // the first error is the one to tell
       throw error
+    } finally {
+      await events?.close()
     }
-
     const { best } = state
-    if (best && best.step !== state.step) await loadCheckpoint(out, best.step, run.modules)
     const trained = join(out, 'model')
-    await run.save(trained)
     return { steps: state.step, model: trained, ...(best && { best }), truncation: run.truncation() }
   } finally {
     model.dispose()
@@ -251,17 +302,48 @@ function recordScore(state: RunState, score: number): void {
   } else state.stale++
 }
 
-/** Seconds of a run that had already taken `before`, and tokens per second since the last lap. */
-function stopwatch(before: number): { seconds(): number; rate(tokens: number): number; lap(): void } {
+/** Probes at most, and steps between them at least: a probe costs about as much as a step. */
+const PROBES = 20
+const PROBE_EVERY = 20
+
+/** Which 1-based steps are probed: some that get a row in metrics.jsonl, the last one included. */
+function probeSteps(totalSteps: number, logEvery: number): (step: number) => boolean {
+  const every = logEvery * Math.ceil(Math.max(PROBE_EVERY, totalSteps / PROBES) / logEvery)
+  return (step) => step % every === 0 || step === totalSteps
+}
+
+interface Stopwatch {
+  /** of the run so far */
+  seconds(): number
+  /** Waits for what the device cannot go on without. */
+  stalled<T>(work: Promise<T>): Promise<T>
+  /** After a step of so many tokens and rows: speeds and waiting since the last lap. */
+  speed(tokens: number, rows: number): Pick<MetricsRow, 'tokensPerSecond' | 'rowsPerSecond' | 'stallSeconds'>
+  lap(): void
+}
+
+/** @param before seconds that the run had already taken */
+function stopwatch(before: number): Stopwatch {
   const start = performance.now()
   let lapStart = start
-  let tokens = 0
+  let done = { tokens: 0, rows: 0, stalled: 0 }
   return {
     seconds: () => before + (performance.now() - start) / 1000,
-    rate: (more) => (tokens += more) / ((performance.now() - lapStart) / 1000),
-    lap: () => {
+    async stalled(work) {
+      const from = performance.now()
+      const value = await work
+      done.stalled += (performance.now() - from) / 1000
+      return value
+    },
+    speed(tokens, rows) {
+      done.tokens += tokens
+      done.rows += rows
+      const seconds = (performance.now() - lapStart) / 1000
+      return { tokensPerSecond: done.tokens / seconds, rowsPerSecond: done.rows / seconds, stallSeconds: done.stalled }
+    },
+    lap() {
       lapStart = performance.now()
-      tokens = 0
+      done = { tokens: 0, rows: 0, stalled: 0 }
     },
   }
 }

@@ -6,7 +6,9 @@ import { BgeError } from '../errors.js'
 import { loadMlmHead } from '../model/model.js'
 import { initialiseParameters } from '../model/parameters.js'
 import { maskExample, packExamples, type RetroMaeBatch, type RetroMaeExample } from './collator.js'
+import { clsGain } from './cls_gain.js'
 import { addTo, byWidth, checkLength, COMMON, type Stage } from './stage.js'
+import { textCard } from './summary.js'
 
 /** Time in ms after which masking gives way to the event loop, which hands the device its next call. */
 const SLICE_MS = 4
@@ -22,7 +24,8 @@ interface PretrainBatch {
 /**
  * Stage 1, RetroMAE (Xiao et al. 2022, arXiv 2205.12035; C-Pack section 3.2):  min sum_x -log Dec(x | e(X~)),  e(X~) = Enc(X~), plus the
  * encoder's own masked-language-model loss, weights 1:1. Rows `{"text"}`; one row is one example, cut at maxLength.
- * Metrics: loss = encoderLoss + decoderLoss (means over predicted tokens), encoderAccuracy, decoderAccuracy.
+ * Metrics: loss = encoderLoss + decoderLoss (means over predicted tokens), encoderAccuracy, decoderAccuracy; now and then clsGain and
+ * clsGainShuffled (cls_gain.ts).
  */
 export const pretrain: Stage<PretrainBatch> = {
   name: 'pretrain',
@@ -46,7 +49,8 @@ export const pretrain: Stage<PretrainBatch> = {
     return {
       modules: { encoder, mlm_head: mlmHead, decoder },
       sources: [{ name: 'the data', start: 0, end: texts.length }],
-      truncation: () => tokens.stats,
+      truncation: () => ({ texts: tokens.stats.texts, truncated: tokens.stats.truncated }),
+      texts: () => ({ text: textCard(tokens, texts.length, config.maxLength) }),
 
       async prepare(rows, epoch, signal) {
         const sequences = await tokens.get(rows, signal)
@@ -100,6 +104,8 @@ export const pretrain: Stage<PretrainBatch> = {
           decoderAccuracy: mae.correct / mae.count,
         }
       },
+
+      probe: ({ microBatches }, signal) => clsGain(device, encoder, decoder, microBatches, signal),
 
       save: (directory) => model.save(directory, { mlmHead }),
     }

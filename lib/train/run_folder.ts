@@ -17,7 +17,10 @@ export interface RunIdentity {
   readonly data: readonly { readonly name: string; readonly sha256: string }[]
 }
 
-/** One row of metrics.jsonl: the values of one optimizer step. The stage adds its own (accuracy, masked, encoderLoss, ...). */
+/**
+ * One row of metrics.jsonl: the values of one optimizer step (docs/watching.md has a table of all). The stage adds its own: accuracy, masked,
+ * falseNegatives; encoderLoss, decoderLoss, encoderAccuracy, decoderAccuracy and, now and then, clsGain and clsGainShuffled.
+ */
 export interface MetricsRow {
   /** 1-based */
   step: number
@@ -30,12 +33,19 @@ export interface MetricsRow {
   gradNorm: number
   /** since the row before */
   tokensPerSecond: number
+  /** texts of stage 1, pairs of the others, since the row before */
+  rowsPerSecond: number
+  /** since the row before: time in which the device had nothing to do, because the next batch was not tokenized and collated yet */
+  stallSeconds: number
   /** in this step's batch, [CLS] and [SEP] included */
   tokens: number
   /** wall time of the run up to here, interruptions left out */
   seconds: number
   [name: string]: number
 }
+
+/** What of a row is wall time: everything else repeats bit for bit when a run is repeated or resumed on the same device. */
+export const TIMED: readonly string[] = ['seconds', 'tokensPerSecond', 'rowsPerSecond', 'stallSeconds']
 
 /** Throws ERR_BGE_RESUME when a new run would write into a folder that holds something. */
 export async function requireEmpty(out: string): Promise<void> {
@@ -118,21 +128,26 @@ export async function appendMetrics(out: string, row: MetricsRow): Promise<void>
   }
 }
 
-/** Drops the rows of metrics.jsonl after `step`, and a last row that was cut off. */
-export async function truncateMetrics(out: string, step: number): Promise<void> {
-  const file = join(out, 'metrics.jsonl')
-  const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
+/** The rows of metrics.jsonl, without a last one that was cut off; none where the file is missing. */
+export async function readMetrics(out: string): Promise<MetricsRow[]> {
+  const text = await readFile(join(out, 'metrics.jsonl'), 'utf8').catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return ''
-    throw error
+    throw new BgeError('ERR_BGE_FILE', `${join(out, 'metrics.jsonl')} cannot be read: ${error.message}`, { cause: error })
   })
-  const kept = text.split('\n').filter((line) => {
+  return text.split('\n').flatMap((line) => {
     try {
-      return (JSON.parse(line) as MetricsRow).step <= step
+      return [JSON.parse(line) as MetricsRow]
     } catch {
-      return false
+      return []
     }
   })
-  await writeFileAtomic(file, kept.map((line) => line + '\n').join(''))
+}
+
+/** Drops the rows of metrics.jsonl after `step`, and a last row that was cut off. Returns what is left. */
+export async function truncateMetrics(out: string, step: number): Promise<MetricsRow[]> {
+  const kept = (await readMetrics(out)).filter((row) => row.step <= step)
+  await writeFileAtomic(join(out, 'metrics.jsonl'), kept.map((row) => JSON.stringify(row) + '\n').join(''))
+  return kept
 }
 
 /** fsync of a file or folder. */

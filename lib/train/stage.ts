@@ -3,6 +3,7 @@ import { BgeError } from '../errors.js'
 import type { BgeModel } from '../model/model.js'
 import type { DropoutKey, Encoder, EnhancedDecoder, MlmHead } from '../native.js'
 import type { StageName, TrainConfig } from './config.js'
+import type { TextCard } from './summary.js'
 
 /** What distinguishes a stage from the others; everything else is the loop's. */
 export interface Stage<Batch = unknown> {
@@ -30,10 +31,14 @@ export interface StageRun<Batch = unknown> {
   readonly positives?: number
   /** texts tokenized so far, and how many of them were cut */
   readonly truncation: () => { texts: number; truncated: number }
+  /** the same by kind of text, with their lengths */
+  readonly texts: () => Readonly<Record<string, TextCard>>
   /** Tokenizes and collates a batch; a pure function of (rows, epoch) and the seed. */
   prepare(rows: Int32Array, epoch: number, signal?: AbortSignal): Promise<Batch>
   /** Accumulates the gradients of one batch. */
   step(batch: Batch, key: DropoutKey, signal?: AbortSignal): Promise<StepMetrics>
+  /** Measures the model on a batch that it has not been trained on yet in this epoch. Changes nothing: the run goes on as if it had not been called. */
+  probe?(batch: Batch, signal?: AbortSignal): Promise<Readonly<Record<string, number>>>
   /** Writes the trained model as a model folder. */
   save(directory: string): Promise<void>
 }

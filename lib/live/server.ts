@@ -1,0 +1,117 @@
+import type { FastifyInstance } from 'fastify'
+import type { ServerResponse } from 'node:http'
+import { BgeError } from '../errors.js'
+
+/** A local page and its stream of events. */
+export interface LiveServer {
+  /** http://127.0.0.1:PORT/ */
+  readonly url: string
+  /** There is a new state: everyone who looks gets it, at most about one a second. It is computed only when somebody looks. */
+  changed(): void
+  /** Sends the last state, then the end; connections are closed. */
+  close(): Promise<void>
+}
+
+export interface LiveOptions {
+  /** first port to try; the next ones follow where it is taken. 0: any free port */
+  readonly port: number
+  /** interface to listen on. Default 127.0.0.1: nobody but this machine can look */
+  readonly host?: string
+  /** what GET / answers */
+  readonly page: string
+  /** the newest state, for JSON */
+  readonly state: () => unknown
+}
+
+/** Ports tried after the first. */
+const TRIES = 10
+
+/** Milliseconds between two states, and between two signs of life on a quiet stream. */
+const INTERVAL = 1000
+const HEARTBEAT = 15_000
+
+/** A reader that lets this many bytes wait is dropped; its browser comes back by itself and gets the newest state. */
+const PATIENCE = 8 << 20
+
+/**
+ * Serves a page and the states of a run as server-sent events. Does not keep the process alive. Throws ERR_BGE_DEPENDENCY where fastify is not
+ * installed, ERR_BGE_FILE where no port is free or the interface cannot be listened on.
+ */
+export async function openLive({ port, host = '127.0.0.1', page, state }: LiveOptions): Promise<LiveServer> {
+  const { default: fastify } = await import('fastify').catch((cause: unknown) => {
+    throw new BgeError('ERR_BGE_DEPENDENCY', `the live page needs the package fastify, which does not load: ${(cause as Error).message}`, {
+      cause,
+    })
+  })
+  const readers = new Set<ServerResponse>()
+  let dirty = false
+  const message = (): string => `event: state\ndata: ${JSON.stringify(state())}\n\n`
+  const build = (): FastifyInstance => {
+    const app = fastify({ logger: false, forceCloseConnections: true })
+    // Another page must not read this one by way of a name that it has pointed here (DNS rebinding).
+    app.addHook('onRequest', async (request, reply) => {
+      if (loopback(host) && !/^(localhost|127\.0\.0\.1|\[::1\])(:\d+)?$/.test(request.headers.host ?? ''))
+        return reply.code(403).send('forbidden')
+    })
+    app.get('/', (_, reply) => reply.header('cache-control', 'no-store').type('text/html; charset=utf-8').send(page))
+    app.get('/favicon.ico', (_, reply) => reply.code(204).send())
+    app.get('/events', (request, reply) => {
+      reply.hijack()
+      const { raw } = reply
+      raw.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store', connection: 'keep-alive' })
+      raw.write(`retry: ${INTERVAL}\n\n${message()}`)
+      readers.add(raw)
+      request.raw.on('close', () => readers.delete(raw))
+      raw.on('error', () => readers.delete(raw))
+    })
+    return app
+  }
+  const { app, url } = await listen(build, host, port)
+  const flush = (): void => {
+    if (!dirty || readers.size === 0) return
+    dirty = false
+    send(message())
+  }
+  const send = (event: string): void => {
+    for (const reader of readers) {
+      if (reader.writableLength > PATIENCE) reader.destroy()
+      else reader.write(event)
+    }
+  }
+  const timers = [setInterval(flush, INTERVAL), setInterval(() => send(':\n\n'), HEARTBEAT)]
+  for (const timer of timers) timer.unref()
+  app.server.unref()
+  return {
+    url,
+    changed() {
+      dirty = true
+    },
+    async close() {
+      for (const timer of timers) clearInterval(timer)
+      flush()
+      // The last words go out before the connections are cut.
+      await Promise.all([...readers].map((reader) => new Promise<void>((done) => reader.end('event: end\ndata: {}\n\n', done))))
+      await app.close()
+    },
+  }
+}
+
+async function listen(build: () => FastifyInstance, host: string, port: number): Promise<{ app: FastifyInstance; url: string }> {
+  const last = port === 0 ? 0 : Math.min(65_535, port + TRIES - 1)
+  for (let attempt = port; ; attempt++) {
+    const app = build()
+    try {
+      const address = await app.listen({ port: attempt, host })
+      return { app, url: `${address}/` }
+    } catch (cause) {
+      await app.close()
+      if ((cause as NodeJS.ErrnoException).code === 'EADDRINUSE' && attempt < last) continue
+      const why = attempt > port ? `ports ${port} to ${attempt} of ${host} are all taken` : (cause as Error).message
+      throw new BgeError('ERR_BGE_FILE', `the live page cannot be served: ${why}`, { cause })
+    }
+  }
+}
+
+function loopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || host.startsWith('127.')
+}
