@@ -90,7 +90,8 @@ Napi::Value EncoderHandle::embed(const Napi::CallbackInfo& info) {
   module.state->check(info.Env(), "the encoder");
   auto batch = tokenBatch(info[0], config);
   auto key = dropoutKey(info[1]);
-  const auto priority = priorityOf(info[2]);
+  // Never before its own encoder.
+  const auto priority = priorityOf(info[2]) == Priority::urgent && slot->made ? Priority::urgent : Priority::normal;
   const int64_t n = batch.sequences(), c = config.hidden;
   auto core = module.state->core;
   auto out = buffer(core, n, c, priority);

@@ -4,6 +4,7 @@
 #pragma once
 #include <napi.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -20,6 +21,7 @@ namespace bge {
 
 struct SlotBase {
   uint64_t number = 0;  // in Queue::slots
+  std::atomic<bool> made{false};  // its construction has run
   virtual ~SlotBase() = default;
   virtual void close() = 0;
 };
@@ -64,7 +66,7 @@ class DeviceCore : public std::enable_shared_from_this<DeviceCore> {
   }
 
   // make(Backend&) -> std::unique_ptr<T>, called on the worker before any job of its priority or a lower one that is enqueued later. The slot of an
-  // urgent job is urgent; that of a normal job must not be used by an urgent one before it is made.
+  // urgent job is urgent; an urgent job uses that of a normal one only when it is `made`.
   template <class T, class Make>
   SlotPtr<T> slot(Make make, Priority priority = Priority::normal) {
     // The deleter keeps the device; the job keeps only the queue.
@@ -95,6 +97,7 @@ class DeviceCore : public std::enable_shared_from_this<DeviceCore> {
       } catch (...) {
         raw->failure = std::current_exception();
       }
+      raw->made = true;
     }, priority);
     return s;
   }
