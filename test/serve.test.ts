@@ -172,7 +172,7 @@ describe('bad requests', () => {
     [{ input: Array(41).fill('a') }, 413, /^input must hold at most 40 texts, but holds 41/],
     [{ input: ['a', 'x'.repeat(5001)] }, 413, /^input\[1\] must have at most 5000 characters, but has 5001/],
     [{ input: 'x'.repeat(200_000) }, 413, /^the body must have at most 100000 bytes, but has more/],
-  ] as const)('%j', async (body, status, message) => {
+  ] as const)('%#', async (body, status, message) => {
     const answer = await post('/v1/embeddings', body)
     expect(answer.status).toBe(status)
     expect(answer.json.error).toMatchObject({ message: expect.stringMatching(message), type: 'invalid_request_error' })

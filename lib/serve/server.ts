@@ -14,6 +14,8 @@ import { createMetrics } from './metrics.js'
 import { type ServeOptions, serveLimits } from './options.js'
 import { type EmbeddingRequest, type ModelFacts, openaiRequest, teiRequest } from './requests.js'
 
+export type { ServeLimits, ServeOptions } from './options.js'
+
 /** A server that listens. */
 export interface BgeServer {
   /** such as http://127.0.0.1:8080 */
@@ -79,7 +81,10 @@ export async function startServer(model: BgeModel, options: ServeOptions = {}): 
     if (stopping.signal.aborted) throw new HttpError(503, 'the server is stopping')
     await next()
   })
-  const tooLarge = (c: Context): Response => failure(c, new HttpError(413, `the body must have at most ${limits.bodyBytes} bytes, but has more`))
+  const tooLarge = (c: Context): Response => {
+    c.header('connection', 'close') // the rest of the body is not read, so the connection cannot be used again
+    return failure(c, new HttpError(413, `the body must have at most ${limits.bodyBytes} bytes, but has more`))
+  }
   app.use(bodyLimit({ maxSize: limits.bodyBytes, onError: tooLarge }))
 
   const embed = async (c: Context, request: EmbeddingRequest): Promise<{ embedded: Embedded; signal: AbortSignal }> => {
