@@ -3,14 +3,18 @@ export {
   BgeModel,
   type LoadOptions,
   type NewModelOptions,
+  type Similarities,
+  type SimilarityOptions,
 } from './model/model.js'
 export type { ModelConfig, ModelSize, Pooling } from './model/config.js'
-export type { EncodeOptions, EncodeProgress, EncodeResult } from './model/encode.js'
 export { type ModelInfo, modelInfo } from './model/info.js'
+export type { Calibration, LabelledPairs, Threshold } from './model/calibrate.js'
+export type { EncodeOptions, EncodeProgress, EncodeResult, SequenceOptions } from './model/encode.js'
+export { type Int8Ranges, int8Ranges, type OutputOptions, type Precision, quantize, type VectorArrays } from './model/precision.js'
 export type { Embedder } from './model/embedder.js'
 export { instructions } from './model/instruction.js'
 export { type SearchDevice, type VectorIndex, vectorIndex } from './model/search.js'
-export { type Device, type DeviceOptions, type Dtype, openDevice } from './native.js'
+export { type Device, type DeviceMemory, type DeviceOptions, type Dtype, openDevice, type Priority } from './native.js'
 export { Tokenizer } from './tokenizer/tokenizer.js'
 export type { StageName, TrainConfig } from './train/config.js'
 export { type LiveRun, openLiveRun } from './live/run.js'

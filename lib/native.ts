@@ -29,6 +29,9 @@ export interface DropoutKey {
   step: number
 }
 
+/** An interactive job overtakes bulk jobs that have not begun; equals keep their order. */
+export type Priority = 'query' | 'bulk'
+
 export interface EncoderConfig {
   layers: number
   hidden: number
@@ -75,8 +78,11 @@ export interface Parameters {
 export interface Encoder {
   readonly config: EncoderConfig
   readonly parameters: Parameters
-  /** (N, D) pooled vectors. Without a key: inference. With a key: bitwise what `forward` gives under that key. */
-  embed(batch: TokenBatch, dropoutKey?: DropoutKey): Promise<Tensor>
+  /**
+   * (N, D) pooled vectors. Without a key: inference. With a key: bitwise what `forward` gives under that key. 'query' goes, and so does `toArray` of
+   * what it returns, before everything on this device that has not begun: also before writes of parameters nobody has awaited. Default 'bulk'
+   */
+  embed(batch: TokenBatch, dropoutKey?: DropoutKey, priority?: Priority): Promise<Tensor>
   /** Keeps activations until `backward`; one forward may be outstanding. hidden (R, C) of `batch.rows`, cls (N, C), embeddings (N, D). */
   forward(batch: TokenBatch, dropoutKey?: DropoutKey): Promise<{ hidden: Tensor; cls: Tensor; embeddings: Tensor }>
   /** Accumulates gradients of the outstanding forward. */

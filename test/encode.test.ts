@@ -121,7 +121,7 @@ describe('encode', () => {
       await model.save(folder)
       const pooled = await BgeModel.load(folder, { device, pooling })
       const unit = await pooled.encode(texts)
-      const several = await Promise.all([0, 1, 2].map(() => pooled.encode(texts, { normalize: false, microBatchTokens: 200 })))
+      const several = await Promise.all([0, 1, 2].map(() => pooled.encode(texts, { output: { normalize: false }, microBatchTokens: 200 })))
       const raw = several[0]!.data
       for (const { data } of several) expect(data).toEqual(raw)
       let different = 0
@@ -140,7 +140,7 @@ describe('encode', () => {
       const plain = await BgeModel.load(folder, { device, pooling })
       const native = (await plain.encode(texts)).data
       for (const [i, x] of native.entries()) expect(Math.abs(x - raw[i]!)).toBeLessThan(64 * 2 ** -23)
-      const normalised = (await plain.encode(texts, { normalize: true })).data
+      const normalised = (await plain.encode(texts, { output: { normalize: true } })).data
       for (const [i, x] of normalised.entries()) expect(Math.abs(x - unit.data[i]!)).toBeLessThan(64 * 2 ** -23)
       for (const each of [pooled, plain]) each.dispose()
     })
@@ -191,7 +191,9 @@ describe('encode', () => {
     await expect(model.encode(['a'], { instruction: 5 as unknown as string })).rejects.toThrow(
       "instruction must be a string, 'zh' or 'en', but was 5",
     )
-    await expect(model.encode(['a'], { normalize: 1 as unknown as boolean })).rejects.toThrow('normalize must be true or false, but was 1')
+    await expect(model.encode(['a'], { output: { normalize: 1 as unknown as boolean } })).rejects.toThrow(
+      'normalize must be true or false, but was 1',
+    )
   })
 })
 

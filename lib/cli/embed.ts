@@ -2,64 +2,63 @@ import { type Command, Option } from 'commander'
 import { fieldError, readJsonLines, readLines } from '../data/jsonl.js'
 import { writeNpy } from '../data/npy.js'
 import { BgeError, show } from '../errors.js'
-import type { Pooling } from '../model/config.js'
 import type { EncodeProgress, EncodeResult } from '../model/encode.js'
-import { BgeModel } from '../model/model.js'
-import type { Dtype } from '../native.js'
+import type { Precision } from '../model/precision.js'
 import { interruptible } from './interrupt.js'
-import { dtypeOption, integer } from './options.js'
+import { addModelOptions, loadModel, type ModelFlags } from './model_options.js'
+import { integer } from './options.js'
 
-interface EmbedFlags {
-  model: string
+interface EmbedFlags extends ModelFlags {
   input: string
   out: string
   instruction?: string
   maxLength?: number
-  pooling?: Pooling
-  microBatchTokens: number
-  device: string
-  dtype?: Dtype
-  threads?: number
+  truncation: 'end' | 'error'
+  dimensions?: number
+  precision: Precision
+  microBatchTokens?: number
 }
 
 /** Adds `embed`. */
 export function register(program: Command): void {
-  program
-    .command('embed')
+  addModelOptions(program.command('embed'))
     .description('turn texts into vectors: one row of a NumPy file per text')
-    .requiredOption('--model <dir>', 'model folder')
     .requiredOption('--input <file>', '.jsonl with {"text"} or a JSON string per line, or .txt with a text per line')
-    .requiredOption('--out <file>', '.npy to write: float32, (texts, width)')
+    .requiredOption('--out <file>', '.npy to write: (texts, width), float32 unless --precision says otherwise')
     .option('--instruction <text>', "put before every text; 'zh' and 'en' name BGE's (default: none)")
     .option('--max-length <n>', "tokens per text (default: the model's)", integer(3))
-    .addOption(new Option('--pooling <how>', 'for a folder that does not say (default: what the folder says)').choices(['cls', 'mean']))
-    .option('--micro-batch-tokens <n>', 'tokens computed at a time: memory, not the result', integer(1), 16_384)
-    .option('--device <device>', 'auto, cpu, cuda or cuda:N', 'auto')
-    .addOption(dtypeOption())
-    .option('--threads <n>', 'CPU threads (default: as many as the process may use)', integer(1))
+    .addOption(new Option('--truncation <how>', 'longer texts: cut at the end, or an error').choices(['end', 'error']).default('end'))
+    .option('--dimensions <n>', 'keep the first n components and normalise again (Matryoshka; default: all)', integer(1))
+    .addOption(
+      new Option('--precision <type>', 'int8 needs a calibrated model (bge calibrate); ubinary: a bit a component')
+        .choices(['float32', 'int8', 'ubinary'])
+        .default('float32'),
+    )
+    .option(
+      '--micro-batch-tokens <n>',
+      'tokens computed at a time: memory, not the result (default: 4096 on the CPU, 16384 on CUDA)',
+      integer(1),
+    )
     .action((flags: EmbedFlags) => interruptible((signal) => run(flags, signal)))
 }
 
 async function run(flags: EmbedFlags, signal: AbortSignal): Promise<void> {
-  const { instruction, maxLength, pooling, threads, dtype, microBatchTokens } = flags
+  const { instruction, maxLength, microBatchTokens, dimensions, precision, truncation } = flags
   const texts = await readInput(flags.input)
-  const model = await BgeModel.load(flags.model, {
-    device: flags.device,
-    ...(pooling && { pooling }),
-    ...(dtype && { dtype }),
-    ...(threads !== undefined && { threads }),
-  })
+  const model = await loadModel(flags)
   try {
     const start = performance.now()
     const result = await model.encode(texts, {
-      microBatchTokens,
       signal,
+      truncation,
       onProgress: reporter(),
+      output: { precision, ...(dimensions !== undefined && { dimensions }) },
+      ...(microBatchTokens !== undefined && { microBatchTokens }),
       ...(instruction !== undefined && { instruction }),
       ...(maxLength !== undefined && { maxLength }),
     })
     const seconds = (performance.now() - start) / 1000
-    await writeNpy(flags.out, result.data, result.dims)
+    await writeNpy(flags.out, result.data, [texts.length, result.data.length / Math.max(1, texts.length)])
     process.stderr.write(summary(result, maxLength ?? model.maxLength, seconds))
     process.stdout.write(`${flags.out}\n`)
   } finally {
@@ -102,7 +101,7 @@ function reporter(): (progress: EncodeProgress) => void {
   }
 }
 
-function summary({ dims, truncated, tokens, unknownTokens }: EncodeResult, maxLength: number, seconds: number): string {
+function summary({ dims, truncated, tokens, unknownTokens }: EncodeResult<Precision>, maxLength: number, seconds: number): string {
   const share = (part: number, whole: number): string => `${whole === 0 ? '0.0' : ((100 * part) / whole).toFixed(1)} %`
   const [texts, width] = dims
   const speed = seconds > 0 ? Math.round(tokens / seconds) : 0

@@ -9,16 +9,20 @@ import type { TokenBatch } from '../native.js'
 export function packBatches(lengths: ArrayLike<number>, microBatchTokens: number): number[][] {
   if (!Number.isSafeInteger(microBatchTokens) || microBatchTokens < 1)
     throw invalidArgument('microBatchTokens', 'a positive integer', microBatchTokens)
-  const order = Array.from(lengths, (_, i) => i).sort((a, b) => lengths[b]! - lengths[a]! || a - b)
+  // By counting: a comparing sort of a window of many short texts would hold up the event loop.
+  const sameLength: number[][] = []
+  for (let i = 0; i < lengths.length; i++) (sameLength[lengths[i]!] ??= []).push(i)
   const batches: number[][] = []
   let tokens = Number.POSITIVE_INFINITY
-  for (const index of order) {
-    tokens += lengths[index]!
-    if (tokens > microBatchTokens) {
-      batches.push([])
-      tokens = lengths[index]!
+  for (let length = sameLength.length - 1; length >= 0; length--) {
+    for (const index of sameLength[length] ?? []) {
+      tokens += length
+      if (tokens > microBatchTokens) {
+        batches.push([])
+        tokens = length
+      }
+      batches.at(-1)!.push(index)
     }
-    batches.at(-1)!.push(index)
   }
   return batches
 }

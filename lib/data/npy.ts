@@ -2,14 +2,18 @@ import { mkdir, open, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { BgeError } from '../errors.js'
 
-/** Writes a float32 matrix as NumPy's .npy, format 1.0, C order: complete or not at all. Errors: ERR_BGE_FILE. */
-export async function writeNpy(file: string, data: Float32Array, shape: readonly [rows: number, cols: number]): Promise<void> {
+/** Writes a matrix as NumPy's .npy (float32, int8 or uint8), format 1.0, C order: complete or not at all. Errors: ERR_BGE_FILE. */
+export async function writeNpy(
+  file: string,
+  data: Float32Array | Int8Array | Uint8Array,
+  shape: readonly [rows: number, cols: number],
+): Promise<void> {
   const temporary = `${file}.${process.pid}.tmp`
   try {
     await mkdir(dirname(file), { recursive: true })
     const handle = await open(temporary, 'w')
     try {
-      await handle.writeFile(npyHeader(shape))
+      await handle.writeFile(npyHeader(data instanceof Float32Array ? '<f4' : data instanceof Int8Array ? '|i1' : '|u1', shape))
       await handle.writeFile(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
       await handle.sync()
     } finally {
@@ -23,8 +27,8 @@ export async function writeNpy(file: string, data: Float32Array, shape: readonly
 }
 
 /** Magic, version, length, then a Python dictionary padded with spaces so that the data starts at a multiple of 64 bytes. */
-function npyHeader([rows, cols]: readonly [number, number]): Buffer {
-  const dictionary = `{'descr': '<f4', 'fortran_order': False, 'shape': (${rows}, ${cols}), }`
+function npyHeader(type: string, [rows, cols]: readonly [number, number]): Buffer {
+  const dictionary = `{'descr': '${type}', 'fortran_order': False, 'shape': (${rows}, ${cols}), }`
   const size = Math.ceil((10 + dictionary.length + 1) / 64) * 64
   const header = Buffer.alloc(size, ' ')
   header.write('\x93NUMPY\x01\x00', 'latin1')

@@ -1,18 +1,47 @@
-import { createHash } from 'node:crypto'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { BgeError, invalidArgument } from '../errors.js'
+import {
+  type Device,
+  type DeviceMemory,
+  type Dtype,
+  type Encoder,
+  type EncoderConfig,
+  type MlmHead,
+  openDevice,
+  type TokenBatch,
+} from '../native.js'
 import type { HubOptions } from '../hub/hub.js'
 import { modelFolder } from '../hub/model.js'
-import { type Device, type Dtype, type Encoder, type EncoderConfig, type MlmHead, openDevice, type TokenBatch } from '../native.js'
 import { Tokenizer } from '../tokenizer/tokenizer.js'
+import {
+  type Calibration,
+  checkPairs,
+  fitCalibration,
+  type LabelledPairs,
+  pairCosines,
+  probabilities,
+  readCalibration,
+} from './calibrate.js'
 import { type Checkpoint, loadParameters, type NamedTensor, openCheckpoint, readOthers } from './checkpoint.js'
 import { type ModelConfig, type ModelSize, type Pooling, presetConfig } from './config.js'
-import { checkMaxLength, type EncodeOptions, type EncodeResult, encodeTexts } from './encode.js'
+import {
+  checkMaxLength,
+  type EncodeOptions,
+  type EncodeProgress,
+  type EncodeResult,
+  type EncodingModel,
+  encodeSequences,
+  encodeTexts,
+  type SequenceOptions,
+} from './encode.js'
+import { modelFingerprint } from './fingerprint.js'
 import { type ModelDescription, readDescription } from './folder.js'
 import { resolveInstruction } from './instruction.js'
 import { isMlmHeadTensor, readMlmHead } from './mlm_head.js'
 import { initialValues } from './parameters.js'
+import type { Precision } from './precision.js'
 import { saveFolder } from './save.js'
+import { elements } from './weights.js'
 
 export { loadMlmHead } from './mlm_head.js'
 export { initialiseParameters, readParameters, writeParameters } from './parameters.js'
@@ -49,6 +78,26 @@ export interface NewModelOptions {
   threads?: number
 }
 
+/** Of `similarity` and `calibrate`. */
+export interface SimilarityOptions {
+  /** Put before the first text of a pair; 'zh' and 'en' name BGE's own */
+  instruction?: string
+  /** Compare the first n components (Matryoshka) */
+  dimensions?: number
+  signal?: AbortSignal
+  onProgress?: (progress: EncodeProgress) => void
+}
+
+export interface Similarities {
+  /** (n) */
+  cosines: Float64Array
+  /** (n) that the pair belongs together */
+  probabilities?: Float64Array
+}
+
+/** On the CPU a micro-batch takes long enough that a waiting query or an abort would feel more of it; it is no faster with more. */
+const defaultMicroBatchTokens = { cpu: 4096, cuda: 16_384 } as const
+
 /** Words that every vocabulary can say something about; their vectors must survive a save. */
 const probes = ['为这个句子生成表示', 'The quick brown fox, 1234.', '好']
 
@@ -70,6 +119,8 @@ export class BgeModel {
   readonly storedMlmHead: ReadonlyMap<string, NamedTensor> | undefined
   /** What encodeQueries puts before a query; saved with the model. '' for none */
   instruction: string
+  /** What its cosines mean, where that was measured; see `calibrate` */
+  calibration: Calibration | undefined
   readonly #description: ModelDescription
   readonly #others: ReadonlyMap<string, NamedTensor>
   readonly #ownsDevice: boolean
@@ -87,6 +138,7 @@ export class BgeModel {
     this.directory = parts.directory
     this.storedMlmHead = parts.mlmHead
     this.instruction = description.instruction
+    this.calibration = parts.calibration
     this.#description = description
     this.#others = parts.others
     this.#ownsDevice = parts.ownsDevice
@@ -107,6 +159,7 @@ export class BgeModel {
     checkVocabulary(tokenizer, description.config, directory)
     const stored = Math.min(description.maxLength ?? tokenizer.modelMaxLength ?? maxPositions, maxPositions)
     const maxLength = checkMaxLength(options.maxLength ?? stored, maxPositions)
+    const calibration = await readCalibration(directory)
     const checkpoint = await openCheckpoint(directory)
     try {
       return await onDevice(options, async (device, ownsDevice) => {
@@ -114,7 +167,7 @@ export class BgeModel {
         try {
           await loadParameters(encoder, checkpoint)
           const { mlmHead, others } = await readRest(checkpoint, encoder)
-          return new BgeModel({ description, tokenizer, device, ownsDevice, encoder, maxLength, directory, mlmHead, others })
+          return new BgeModel({ description, tokenizer, device, ownsDevice, encoder, maxLength, directory, mlmHead, others, calibration })
         } catch (error) {
           encoder.dispose()
           throw error
@@ -173,6 +226,7 @@ export class BgeModel {
         directory: undefined,
         mlmHead: undefined,
         others,
+        calibration: undefined,
       })
     })
   }
@@ -182,18 +236,67 @@ export class BgeModel {
   }
 
   /**
-   * Vectors of texts: data (n, D) row-major in the order of `texts`, dims [n, D]. The event loop stays free; the result does not depend on
-   * `microBatchTokens`. Errors: ERR_BGE_TOKENIZER for a text that is not a string, ERR_BGE_ARGUMENT, ERR_BGE_CLOSED, the signal's reason.
+   * Vectors of texts: data (n, d) row-major in the order of `texts`, dims [n, d]. The event loop stays free; the result does not depend on
+   * `microBatchTokens`. Errors: ERR_BGE_TOKENIZER for a text that is not a string, ERR_BGE_ARGUMENT, ERR_BGE_CLOSED, ERR_BGE_NON_FINITE, the signal's
+   * reason (within one micro-batch).
    */
-  async encode(texts: readonly string[], options: EncodeOptions = {}): Promise<EncodeResult> {
+  async encode<P extends Precision = 'float32'>(texts: readonly string[], options: EncodeOptions<P> = {}): Promise<EncodeResult<P>> {
     this.#checkOpen()
-    const { encoder, tokenizer, maxLength } = this
-    return encodeTexts({ encoder, tokenizer, maxLength, pooled: (batch) => this.#pooled(batch) }, texts, options)
+    return encodeTexts(this.#encoding, texts, options)
   }
 
   /** `encode` with the model's stored instruction, for the query side of retrieval. */
-  encodeQueries(texts: readonly string[], options: EncodeOptions = {}): Promise<EncodeResult> {
+  encodeQueries<P extends Precision = 'float32'>(texts: readonly string[], options: EncodeOptions<P> = {}): Promise<EncodeResult<P>> {
     return this.encode(texts, { ...options, instruction: options.instruction ?? this.instruction })
+  }
+
+  /** As `encode`, for texts that are token ids already, [CLS] and [SEP] included: at most max_position_embeddings of the model's vocabulary. */
+  async encodeTokens<P extends Precision = 'float32'>(
+    sequences: readonly Int32Array[],
+    options: SequenceOptions<P> = {},
+  ): Promise<Pick<EncodeResult<P>, 'data' | 'dims' | 'precision'>> {
+    this.#checkOpen()
+    return encodeSequences(this.#encoding, sequences, options)
+  }
+
+  /**
+   * Cosine of a[i] and b[i], and where the model is calibrated for this instruction and width, the probability that they belong together. Defaults: the
+   * calibration's instruction (put before `a`) and dimensions, without one none and all. Errors: as `encode`; ERR_BGE_ARGUMENT for lists of unequal length.
+   */
+  async similarity(a: readonly string[], b: readonly string[], options: SimilarityOptions = {}): Promise<Similarities> {
+    const { calibration } = this
+    const { instruction = calibration?.instruction ?? '', dimensions = calibration?.dimensions ?? this.dims, ...rest } = options
+    if (a.length !== b.length) throw invalidArgument('b', `as many texts as a, ${a.length}`, `${b.length} texts`)
+    const prefix = resolveInstruction(instruction)
+    const cosines = pairCosines(await this.#pairVectors(a, b, prefix, dimensions, rest), dimensions)
+    const fits = calibration?.instruction === prefix && calibration.dimensions === dimensions
+    return { cosines, ...(fits && { probabilities: probabilities(calibration, cosines) }) }
+  }
+
+  /**
+   * Measures on labelled pairs what cosines of this model mean: the threshold for a precision (default 0.95), a monotone map of cosine to probability
+   * (isotonic regression) and the ranges of int8 vectors. Keeps it as `calibration`; `save` writes it while the weights are those it was measured on.
+   * Errors: ERR_BGE_ARGUMENT, also where no threshold has that precision; as `encode`.
+   */
+  async calibrate(pairs: LabelledPairs, options: SimilarityOptions & { precision?: number } = {}): Promise<Calibration> {
+    checkPairs(pairs)
+    const { instruction = '', dimensions = this.dims, precision = 0.95, ...rest } = options
+    const prefix = resolveInstruction(instruction)
+    const vectors = await this.#pairVectors(pairs.a, pairs.b, prefix, dimensions, rest)
+    const fitted = fitCalibration(vectors, dimensions, pairs.labels, precision)
+    this.calibration = { version: 1, fingerprint: await this.fingerprint(), instruction: prefix, ...fitted }
+    return this.calibration
+  }
+
+  async #pairVectors(
+    a: readonly string[],
+    b: readonly string[],
+    instruction: string,
+    dimensions: number,
+    options: Pick<EncodeOptions, 'signal' | 'onProgress'>,
+  ): Promise<Float32Array> {
+    const { data } = await this.encode([...a.map((text) => instruction + text), ...b], { ...options, output: { dimensions } })
+    return data
   }
 
   /**
@@ -203,7 +306,8 @@ export class BgeModel {
   async save(directory: string, options: { mlmHead?: MlmHead } = {}): Promise<void> {
     this.#checkOpen()
     const { encoder, tokenizer, instruction, maxLength } = this
-    const content = { ...this.#description, instruction, maxLength, encoder, mlmHead: options.mlmHead, others: this.#others }
+    const calibration = (await this.#calibrationFits()) ? this.calibration : undefined
+    const content = { ...this.#description, instruction, maxLength, encoder, mlmHead: options.mlmHead, others: this.#others, calibration }
     await saveFolder(directory, { ...content, padId: tokenizer.padId, tokenizerFiles: tokenizer.files }, async (written) => {
       const before = await this.encode(probes)
       const copy = await BgeModel.load(written, { device: this.device })
@@ -221,24 +325,16 @@ export class BgeModel {
   async fingerprint(): Promise<string> {
     this.#checkOpen()
     const { pooling, normalize } = this.#description
-    const hash = createHash('sha256')
-    hash.update(
-      JSON.stringify([
-        'float32',
-        this.tokenizer.fingerprint,
-        pooling,
-        normalize,
-        this.instruction,
-        this.config.heads,
-        this.config.layerNormEps,
-      ]),
-    )
-    for (const { name, shape } of this.encoder.parameters.list) {
-      const values = await this.encoder.parameters.read(name)
-      hash.update(JSON.stringify([name, shape]))
-      hash.update(new Uint8Array(values.buffer, values.byteOffset, values.byteLength))
-    }
-    return hash.digest('hex')
+    const { encoder, instruction } = this
+    return modelFingerprint({ encoder, tokenizerFingerprint: this.tokenizer.fingerprint, pooling, normalize, instruction })
+  }
+
+  /** Bytes. `parameters`: this model's weights; the rest is all that its device holds, and its workspace now and at its greatest. */
+  memory(): { parameters: number } & DeviceMemory {
+    this.#checkOpen()
+    let parameters = 0
+    for (const { shape } of this.encoder.parameters.list) parameters += 4 * elements(shape)
+    return { parameters, ...this.device.memory() }
   }
 
   /** Frees the model, and its device unless that was passed in. Later calls throw ERR_BGE_CLOSED. */
@@ -286,6 +382,22 @@ export class BgeModel {
     return means
   }
 
+  async #calibrationFits(): Promise<boolean> {
+    return this.calibration !== undefined && this.calibration.fingerprint === (await this.fingerprint())
+  }
+
+  get #encoding(): EncodingModel {
+    const { encoder, tokenizer, maxLength } = this
+    return {
+      encoder,
+      tokenizer,
+      maxLength,
+      microBatchTokens: defaultMicroBatchTokens[this.device.kind],
+      ranges: (dimensions) => (this.calibration?.dimensions === dimensions ? this.calibration.ranges : undefined),
+      pooled: (batch) => this.#pooled(batch),
+    }
+  }
+
   #checkOpen(): void {
     if (this.#disposed) throw new BgeError('ERR_BGE_CLOSED', 'the model was disposed and cannot be used any more')
   }
@@ -301,6 +413,7 @@ interface ModelParts {
   directory: string | undefined
   mlmHead: ReadonlyMap<string, NamedTensor> | undefined
   others: ReadonlyMap<string, NamedTensor>
+  calibration: Calibration | undefined
 }
 
 /** Opens the device where a name was given, and closes it again if `work` fails. */

@@ -4,6 +4,7 @@ import { mkdir, open, readdir, realpath, rename, rm, writeFile } from 'node:fs/p
 import { basename, dirname, join, resolve } from 'node:path'
 import { BgeError, show } from '../errors.js'
 import { tokenizerFileNames } from '../tokenizer/definition.js'
+import { type Calibration, calibrationFile } from './calibrate.js'
 import { type NamedTensor, openCheckpoint, readTensor } from './checkpoint.js'
 import { configJson } from './config.js'
 import type { ModelDescription } from './folder.js'
@@ -28,6 +29,7 @@ export interface FolderContent extends ModelDescription {
   mlmHead: TensorSource | undefined
   /** pooler and other tensors the model came with */
   others: ReadonlyMap<string, NamedTensor>
+  calibration: Calibration | undefined
 }
 
 const ownFiles = [
@@ -38,6 +40,7 @@ const ownFiles = [
   '2_Normalize',
   'sentence_bert_config.json',
   'config_sentence_transformers.json',
+  calibrationFile,
 ]
 /** What a folder may hold to be replaced: nothing of a user's own is ever deleted. */
 const replaceable = new Set([...ownFiles, ...tokenizerFileNames, 'pytorch_model.bin', 'training_args.bin'])
@@ -113,6 +116,7 @@ function jsonFiles(content: FolderContent): Record<string, unknown> {
   })
   return {
     'config.json': configJson(config, content.mlmHead === undefined ? 'BertModel' : 'BertForMaskedLM', content.padId),
+    ...(content.calibration && { [calibrationFile]: content.calibration }),
     // The class names of sentence-transformers 2, which every later version understands.
     'modules.json': [
       module(0, '', 'Transformer'),

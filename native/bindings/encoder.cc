@@ -7,8 +7,16 @@ namespace {
 
 Matrix view(const SlotPtr<DeviceBuffer>& s, int64_t rows, int64_t cols) { return s ? Matrix(s->get().data, rows, cols) : Matrix(); }
 
-SlotPtr<DeviceBuffer> buffer(const std::shared_ptr<DeviceCore>& core, int64_t rows, int64_t cols) {
-  return core->slot<DeviceBuffer>([n = rows * cols](Backend& b) { return std::make_unique<DeviceBuffer>(b, n); });
+SlotPtr<DeviceBuffer> buffer(const std::shared_ptr<DeviceCore>& core, int64_t rows, int64_t cols, Priority priority = Priority::normal) {
+  return core->slot<DeviceBuffer>([n = rows * cols](Backend& b) { return std::make_unique<DeviceBuffer>(b, n); }, priority);
+}
+
+Priority priorityOf(Napi::Value v) {
+  if (!present(v)) return Priority::normal;
+  const auto word = v.IsString() ? v.As<Napi::String>().Utf8Value() : std::string();
+  if (word == "query") return Priority::urgent;
+  if (word != "bulk") throw makeError(v.Env(), "ERR_BGE_ARGUMENT", "priority must be 'query' or 'bulk', but was " + v.ToString().Utf8Value());
+  return Priority::normal;
 }
 
 template <class Handle>
@@ -82,9 +90,11 @@ Napi::Value EncoderHandle::embed(const Napi::CallbackInfo& info) {
   module.state->check(info.Env(), "the encoder");
   auto batch = tokenBatch(info[0], config);
   auto key = dropoutKey(info[1]);
+  // Never before its own encoder.
+  const auto priority = priorityOf(info[2]) == Priority::urgent && slot->made ? Priority::urgent : Priority::normal;
   const int64_t n = batch.sequences(), c = config.hidden;
   auto core = module.state->core;
-  auto out = buffer(core, n, c);
+  auto out = buffer(core, n, c, priority);
   return core->run(
       info.Env(),
       [s = slot, out, batch = std::move(batch), key, n, c](Backend& b) {
@@ -92,7 +102,7 @@ Napi::Value EncoderHandle::embed(const Napi::CallbackInfo& info) {
         b.synchronize();
         return Made{out, n, c};
       },
-      [core](Napi::Env env, Made& m) { return TensorHandle::wrap(env, core, m.slot, m.rows, m.cols); });
+      [core, priority](Napi::Env env, Made& m) { return TensorHandle::wrap(env, core, m.slot, m.rows, m.cols, priority); }, priority);
 }
 
 Napi::Value EncoderHandle::forward(const Napi::CallbackInfo& info) {

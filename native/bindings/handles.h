@@ -40,13 +40,15 @@ class TensorHandle : public Napi::ObjectWrap<TensorHandle> {
  public:
   static Napi::Function define(Napi::Env env);
   explicit TensorHandle(const Napi::CallbackInfo& info);
-  static Napi::Object wrap(Napi::Env env, std::shared_ptr<DeviceCore> core, SlotPtr<DeviceBuffer> slot, int64_t rows, int64_t cols);
+  static Napi::Object wrap(Napi::Env env, std::shared_ptr<DeviceCore> core, SlotPtr<DeviceBuffer> slot, int64_t rows, int64_t cols,
+                           Priority priority = Priority::normal);
   // Throws ERR_BGE_ARGUMENT / ERR_BGE_CLOSED / ERR_BGE_SHAPE unless v is a live tensor of this device (and of `cols` columns when >= 0).
   static TensorHandle& from(Napi::Value v, const char* name, const std::shared_ptr<DeviceCore>& core, int64_t cols = -1);
 
   HandleState state;
   SlotPtr<DeviceBuffer> slot;
   int64_t rows = 0, cols = 0;
+  Priority priority = Priority::normal;  // of its toArray: that of the job that made it
 
  private:
   Napi::Value shape(const Napi::CallbackInfo& info);

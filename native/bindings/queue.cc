@@ -1,5 +1,7 @@
 #include "queue.h"
 
+#include <iterator>
+
 #include "convert.h"
 
 namespace bge {
@@ -19,10 +21,11 @@ std::shared_ptr<DeviceCore> DeviceCore::create(Napi::Env env, std::unique_ptr<Ba
       std::function<void()> job;
       {
         std::unique_lock<std::mutex> lock(queue->mutex);
-        queue->wake.wait(lock, [&] { return queue->stop || !queue->jobs.empty(); });
-        if (queue->jobs.empty()) break;
-        job = std::move(queue->jobs.front());
-        queue->jobs.pop_front();
+        queue->wake.wait(lock, [&] { return queue->stop || !queue->jobs.empty() || !queue->urgent.empty(); });
+        auto& next = queue->urgent.empty() ? queue->jobs : queue->urgent;
+        if (next.empty()) break;
+        job = std::move(next.front());
+        next.pop_front();
       }
       job();
     }
@@ -33,7 +36,9 @@ std::shared_ptr<DeviceCore> DeviceCore::create(Napi::Env env, std::unique_ptr<Ba
     {
       std::lock_guard<std::mutex> lock(queue->mutex);
       queue->ended = true;
-      late.swap(queue->jobs);
+      late.swap(queue->urgent);
+      late.insert(late.end(), std::make_move_iterator(queue->jobs.begin()), std::make_move_iterator(queue->jobs.end()));
+      queue->jobs.clear();
       teardown = queue->teardown;
       queue->released = !teardown;
     }
@@ -58,11 +63,11 @@ void DeviceCore::stop() {
   queue_->wake.notify_all();
 }
 
-void DeviceCore::post(std::function<void()> job) {
+void DeviceCore::post(std::function<void()> job, Priority priority) {
   {
     std::lock_guard<std::mutex> lock(queue_->mutex);
     if (!queue_->ended) {
-      queue_->jobs.push_back(std::move(job));
+      (priority == Priority::urgent ? queue_->urgent : queue_->jobs).push_back(std::move(job));
       queue_->wake.notify_one();
       return;
     }
@@ -97,7 +102,8 @@ void DeviceCore::teardown() {
   if (!queue_->released) results_.Abort();
 }
 
-Napi::Promise DeviceCore::enqueue(Napi::Env env, std::function<void(Backend&)> work, std::function<Napi::Value(Napi::Env)> finish) {
+Napi::Promise DeviceCore::enqueue(Napi::Env env, std::function<void(Backend&)> work, std::function<Napi::Value(Napi::Env)> finish,
+                                  Priority priority) {
   if (closed) throw makeError(env, "ERR_BGE_CLOSED", "the device was used after it was disposed");
   auto* job = new Job{Napi::Promise::Deferred::New(env), std::move(work), std::move(finish), nullptr, shared_from_this()};
   if (pending_++ == 0) results_.Ref(env);
@@ -125,7 +131,7 @@ Napi::Promise DeviceCore::enqueue(Napi::Env env, std::function<void(Backend&)> w
     if (results.BlockingCall(job, [](Napi::Env e, Napi::Function, Job* j) { complete(e, j); }) != napi_ok) {
       // Closing: the promise can no longer be settled.
     }
-  });
+  }, priority);
   return job->deferred.Promise();
 }
 

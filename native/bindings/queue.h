@@ -4,6 +4,7 @@
 #pragma once
 #include <napi.h>
 
+#include <atomic>
 #include <deque>
 #include <exception>
 #include <functional>
@@ -20,6 +21,7 @@ namespace bge {
 
 struct SlotBase {
   uint64_t number = 0;  // in Queue::slots
+  std::atomic<bool> made{false};  // its construction has run
   virtual ~SlotBase() = default;
   virtual void close() = 0;
 };
@@ -39,6 +41,9 @@ struct Slot final : SlotBase {
 template <class T>
 using SlotPtr = std::shared_ptr<Slot<T>>;
 
+// Urgent jobs go before every normal one that has not begun; equals keep their order.
+enum class Priority { normal, urgent };
+
 class DeviceCore : public std::enable_shared_from_this<DeviceCore> {
  public:
   static std::shared_ptr<DeviceCore> create(Napi::Env env, std::unique_ptr<Backend> backend);
@@ -48,22 +53,23 @@ class DeviceCore : public std::enable_shared_from_this<DeviceCore> {
   std::string dtype;    // what it computes in: "fp32", "bf16", "int8"; set where the device is opened
   bool closed = false;  // JavaScript thread only
 
-  // Runs on the worker, in order; inline when the worker has ended. Never throws into the worker.
-  void post(std::function<void()> job);
+  // Runs on the worker, in order among its equals; inline when the worker has ended. Never throws into the worker.
+  void post(std::function<void()> job, Priority priority = Priority::normal);
 
   // work(Backend&) -> R on the worker, then finish(env, R&) -> Napi::Value on the JavaScript thread.
   template <class Work, class Finish>
-  Napi::Promise run(Napi::Env env, Work work, Finish finish) {
+  Napi::Promise run(Napi::Env env, Work work, Finish finish, Priority priority = Priority::normal) {
     using R = decltype(work(std::declval<Backend&>()));
     auto result = std::make_shared<std::optional<R>>();
     return enqueue(
         env, [result, work = std::move(work)](Backend& b) mutable { result->emplace(work(b)); },
-        [result, finish = std::move(finish)](Napi::Env e) mutable -> Napi::Value { return finish(e, **result); });
+        [result, finish = std::move(finish)](Napi::Env e) mutable -> Napi::Value { return finish(e, **result); }, priority);
   }
 
-  // make(Backend&) -> std::unique_ptr<T>, called on the worker before any job that is enqueued later.
+  // make(Backend&) -> std::unique_ptr<T>, called on the worker before any job of its priority or a lower one that is enqueued later. The slot of an
+  // urgent job is urgent; an urgent job uses that of a normal one only when it is `made`.
   template <class T, class Make>
-  SlotPtr<T> slot(Make make) {
+  SlotPtr<T> slot(Make make, Priority priority = Priority::normal) {
     // The deleter keeps the device; the job keeps only the queue.
     SlotPtr<T> s(new Slot<T>, [self = shared_from_this()](Slot<T>* p) {
       self->post([queue = self->queue_, p] {
@@ -74,7 +80,7 @@ class DeviceCore : public std::enable_shared_from_this<DeviceCore> {
         delete p;
       });
     });
-    auto raw = s.get();  // alive: the deleter runs behind this job in the same queue
+    auto raw = s.get();  // alive: the deleter is a normal job and enqueued later, so it runs behind this one
     {
       std::lock_guard<std::mutex> lock(queue_->mutex);
       raw->number = queue_->nextSlot++;
@@ -92,7 +98,8 @@ class DeviceCore : public std::enable_shared_from_this<DeviceCore> {
       } catch (...) {
         raw->failure = std::current_exception();
       }
-    });
+      raw->made = true;
+    }, priority);
     return s;
   }
 
@@ -116,13 +123,13 @@ class DeviceCore : public std::enable_shared_from_this<DeviceCore> {
     uint64_t nextSlot = 0;
     std::mutex mutex;
     std::condition_variable wake;
-    std::deque<std::function<void()>> jobs;
+    std::deque<std::function<void()>> jobs, urgent;
     bool stop = false, ended = false, teardown = false, released = false;
     std::unique_ptr<Backend> backend;
   };
 
   DeviceCore(std::unique_ptr<Backend> backend);
-  Napi::Promise enqueue(Napi::Env env, std::function<void(Backend&)> work, std::function<Napi::Value(Napi::Env)> finish);
+  Napi::Promise enqueue(Napi::Env env, std::function<void(Backend&)> work, std::function<Napi::Value(Napi::Env)> finish, Priority priority);
   static void complete(Napi::Env env, Job* job);
   static void closeSlots(Queue& queue);
   void stop();

@@ -17,13 +17,15 @@ Napi::Function TensorHandle::define(Napi::Env env) {
 
 TensorHandle::TensorHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TensorHandle>(info) {}
 
-Napi::Object TensorHandle::wrap(Napi::Env env, std::shared_ptr<DeviceCore> core, SlotPtr<DeviceBuffer> slot, int64_t rows, int64_t cols) {
+Napi::Object TensorHandle::wrap(Napi::Env env, std::shared_ptr<DeviceCore> core, SlotPtr<DeviceBuffer> slot, int64_t rows, int64_t cols,
+                                Priority priority) {
   auto object = env.GetInstanceData<AddonData>()->tensor.New({});
   auto* h = Unwrap(object);
   h->state.core = std::move(core);
   h->slot = std::move(slot);
   h->rows = rows;
   h->cols = cols;
+  h->priority = priority;
   return object;
 }
 
@@ -58,7 +60,7 @@ Napi::Value TensorHandle::toArray(const Napi::CallbackInfo& info) {
         b.download(out.data(), s->get().data, out.size() * sizeof(float));
         return out;
       },
-      [](Napi::Env env, std::vector<float>& v) { return toFloat32Array(env, v); });
+      [](Napi::Env env, std::vector<float>& v) { return toFloat32Array(env, v); }, priority);
 }
 
 namespace {
