@@ -35,6 +35,7 @@ interface Listener {
   /** states so far; 'end' and 'closed' where the stream said so */
   readonly events: unknown[]
   until(count: number): Promise<void>
+  closed(): Promise<void>
 }
 
 /** Reads a stream of server-sent events as a browser does. */
@@ -59,6 +60,9 @@ async function listen(url: string): Promise<Listener> {
   })
   return {
     events,
+    async closed() {
+      while (events.at(-1) !== 'closed') await new Promise<void>((done) => (wake = done))
+    },
     async until(count) {
       while (events.length < count) await new Promise<void>((done) => (wake = done))
     },
@@ -80,8 +84,8 @@ describe('the server', () => {
     state = { n: 3 }
     live.changed()
     await live.close()
-    await first.until(5)
-    await reloaded.until(4)
+    await first.closed()
+    await reloaded.closed()
     expect(first.events).toEqual([{ n: 1, text: 'a\nb' }, { n: 2 }, { n: 3 }, 'end', 'closed'])
     expect(reloaded.events).toEqual([{ n: 2 }, { n: 3 }, 'end', 'closed'])
     await expect(request(live.url)).rejects.toMatchObject({ code: 'ECONNREFUSED' })
@@ -137,7 +141,8 @@ test('a run on a page: before its first step, while it goes on, and how it ended
   live.note('a note')
   await train(stages.contrastive, { model, data: [pairs], out, config, hooks: { onStart: live.start, onStep: (row) => live.row(row, 5) } })
   await live.close()
-  const states = reader.events.slice(0, -1).filter((event) => event !== 'end') as LiveState[]
+  await reader.closed()
+  const states = reader.events.filter((event) => typeof event === 'object') as LiveState[]
   expect(states[0]).toMatchObject({ status: 'starting', progress: 0, charts: [] })
   const last = states.at(-1)!
   expect(last).toMatchObject({ name: 'one: contrastive', status: 'done', progress: 1, notes: ['a note'] })
