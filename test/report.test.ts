@@ -6,6 +6,7 @@ import type { Other } from '../lib/report/comparison.js'
 import { reportPage } from '../lib/report/page.js'
 import { radar } from '../lib/report/radar.js'
 import { shorten, signed, textTable } from '../lib/report/table.js'
+import { checkNesting } from './support/html.js'
 
 const result = (type: TaskResult['type'], name: string, main_score: number, more: Partial<TaskResult> = {}): TaskResult & { file: null } => ({
   task_name: name, type, main_score, main_metric: 'm', scores: { m: main_score, other: 0.25 }, n: { pairs: 1234 }, model: 'models/<b>', instruction: '', max_length: null,
@@ -56,17 +57,6 @@ const other: Other = {
     ['K', 0.8],
   ]),
   source: 'somewhere',
-}
-
-/** Every element that is opened is closed, in order. */
-function checkNesting(html: string): void {
-  const open: string[] = []
-  for (const [, close, name, rest] of html.matchAll(/<(\/?)([a-z][a-z0-9]*)([^<>]*)>/g)) {
-    if (rest!.endsWith('/') || ['meta', 'br'].includes(name!)) continue
-    if (close) expect(open.pop()).toBe(name)
-    else open.push(name!)
-  }
-  expect(open).toEqual([])
 }
 
 describe('the page', () => {

@@ -105,8 +105,10 @@ async function listen(build: () => FastifyInstance, host: string, port: number):
       return { app, url: `${address}/` }
     } catch (cause) {
       await app.close()
-      if ((cause as NodeJS.ErrnoException).code === 'EADDRINUSE' && attempt < last) continue
-      const why = attempt > port ? `ports ${port} to ${attempt} of ${host} are all taken` : (cause as Error).message
+      const isTaken = (cause as NodeJS.ErrnoException).code === 'EADDRINUSE'
+      if (isTaken && attempt < last) continue
+      const ports = attempt > port ? `ports ${port} to ${attempt} are` : `port ${port} is`
+      const why = isTaken ? `${ports} taken on ${host}` : (cause as Error).message
       throw new BgeError('ERR_BGE_FILE', `the live page cannot be served: ${why}`, { cause })
     }
   }

@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { writeFileAtomic } from '../data/atomic.js'
 import { LENGTH_EDGES } from '../data/lengths.js'
+import { CMTEB_SETS } from '../eval/cmteb/tasks.js'
 import type { Baseline } from '../eval/results.js'
 import type { StageName } from '../train/config.js'
 import { duration } from '../train/progress.js'
@@ -44,7 +45,7 @@ export function trainingPage(view: RunView, { before, after }: Omit<TrainingRepo
   const sections: [string, string][] = [
     ['Reading your loss', advise(view).map(adviceBox).join('\n')],
     ['Curves', view.rows.length === 0 ? '<p>No step was made.</p>' : curves(view)],
-    ['C-MTEB before and after', scoreTable(before, after)],
+    [scoreTitle(before, after), scoreTable(before, after) + (stage === 'pretrain' && (before || after) ? STAGE_1_NOTE : '')],
     ['Data card', dataCard(view)],
     ['Configuration', configuration(view)],
   ]
@@ -134,6 +135,14 @@ function tokensPerSecond(rows: RunView['rows']): number {
 
 export function adviceBox({ level, title, text: body, command }: Advice): string {
   return `<div class="advice ${level}"><h3>${text(title)}</h3><p>${text(body)}</p>${command === undefined ? '' : `<pre>${text(command)}</pre>`}</div>`
+}
+
+const STAGE_1_NOTE = `<p class="quiet">Stage 1 does not train vectors to be compared with each other: what it is worth shows after stage 2.</p>`
+
+function scoreTitle(...models: readonly (Baseline | undefined)[]): string {
+  const known = new Set(CMTEB_SETS['paper-35'].map(({ name }) => name))
+  const tasks = models.flatMap((model) => [...(model?.scores.keys() ?? [])]).map((task) => task.replace(/^.*\//, ''))
+  return `${tasks.every((task) => known.has(task)) ? 'C-MTEB' : 'Scores'} before and after`
 }
 
 /** Scores x100 of two models, and a mean over the tasks that both have. */
