@@ -36,12 +36,12 @@ export async function checkModel(model: string, say: Say): Promise<Tokenizer | u
       say({ area: 'model', status: 'note', found: 'config.json names no architecture; it is taken for a BERT encoder' })
     }
     if (!('normalize' in loaded.encoder.config) || !loaded.encoder.config.normalize) {
-      const advice = 'BGE vectors are normalised: add 2_Normalize to modules.json, or pass normalize: true to encode'
+      const advice = 'BGE vectors are normalised: add 2_Normalize to modules.json, or pass output: { normalize: true } to encode'
       say({ area: 'model', status: 'warning', found: 'the folder does not normalise: inner products are not cosines', advice })
     }
     checkTokenizer(loaded, say)
     say({ area: 'fingerprint', status: 'ok', found: await loaded.fingerprint() })
-    const { data, dims } = await loaded.encode(apart, { normalize: true })
+    const { data, dims } = await loaded.encode(apart, { output: { normalize: true } })
     const mean = meanCosine(data, dims[1])
     const found = `four texts on unlike subjects have a mean cosine of ${mean.toFixed(3)}`
     if (mean < 0.95) say({ area: 'vectors', status: 'ok', found })

@@ -1,5 +1,7 @@
-import type { FastifyInstance } from 'fastify'
-import type { ServerResponse } from 'node:http'
+import { once } from 'node:events'
+import type { Server, ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import type { HttpBindings } from '@hono/node-server'
 import { BgeError } from '../errors.js'
 
 /** A local page and its stream of events. */
@@ -34,39 +36,36 @@ const HEARTBEAT = 15_000
 const PATIENCE = 8 << 20
 
 /**
- * Serves a page and the states of a run as server-sent events. Does not keep the process alive. Throws ERR_BGE_DEPENDENCY where fastify is not
- * installed, ERR_BGE_FILE where no port is free or the interface cannot be listened on.
+ * Serves a page and the states of a run as server-sent events. Does not keep the process alive. Throws ERR_BGE_FILE where no port is free or the
+ * interface cannot be listened on.
  */
 export async function openLive({ port, host = '127.0.0.1', page, state }: LiveOptions): Promise<LiveServer> {
-  const { default: fastify } = await import('fastify').catch((cause: unknown) => {
-    throw new BgeError('ERR_BGE_DEPENDENCY', `the live page needs the package fastify, which does not load: ${(cause as Error).message}`, {
-      cause,
-    })
-  })
+  const [{ Hono }, { createAdaptorServer }, { RESPONSE_ALREADY_SENT }] = await Promise.all([
+    import('hono'),
+    import('@hono/node-server'),
+    import('@hono/node-server/utils/response'),
+  ])
   const readers = new Set<ServerResponse>()
   let dirty = false
   const message = (): string => `event: state\ndata: ${JSON.stringify(state())}\n\n`
-  const build = (): FastifyInstance => {
-    const app = fastify({ logger: false, forceCloseConnections: true })
-    // Another page must not read this one by way of a name that it has pointed here (DNS rebinding).
-    app.addHook('onRequest', async (request, reply) => {
-      if (loopback(host) && !/^(localhost|127\.0\.0\.1|\[::1\])(:\d+)?$/.test(request.headers.host ?? ''))
-        return reply.code(403).send('forbidden')
-    })
-    app.get('/', (_, reply) => reply.header('cache-control', 'no-store').type('text/html; charset=utf-8').send(page))
-    app.get('/favicon.ico', (_, reply) => reply.code(204).send())
-    app.get('/events', (request, reply) => {
-      reply.hijack()
-      const { raw } = reply
-      raw.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store', connection: 'keep-alive' })
-      raw.write(`retry: ${INTERVAL}\n\n${message()}`)
-      readers.add(raw)
-      request.raw.on('close', () => readers.delete(raw))
-      raw.on('error', () => readers.delete(raw))
-    })
-    return app
-  }
-  const { app, url } = await listen(build, host, port)
+  const app = new Hono<{ Bindings: HttpBindings }>()
+  // Another page must not read this one by way of a name that it has pointed here (DNS rebinding).
+  app.use(async (c, next) => {
+    if (loopback(host) && !/^(localhost|127\.0\.0\.1|\[::1\])(:\d+)?$/.test(c.req.header('host') ?? '')) return c.text('forbidden', 403)
+    return next()
+  })
+  app.get('/', (c) => c.html(page, 200, { 'cache-control': 'no-store' }))
+  app.get('/favicon.ico', (c) => c.body(null, 204))
+  app.get('/events', (c) => {
+    const raw = c.env.outgoing
+    raw.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store', connection: 'keep-alive' })
+    raw.write(`retry: ${INTERVAL}\n\n${message()}`)
+    readers.add(raw)
+    raw.on('close', () => readers.delete(raw))
+    raw.on('error', () => readers.delete(raw))
+    return RESPONSE_ALREADY_SENT
+  })
+  const { server, url } = await listen(() => createAdaptorServer({ fetch: app.fetch }) as Server, host, port)
   const flush = (): void => {
     if (!dirty || readers.size === 0) return
     dirty = false
@@ -80,7 +79,7 @@ export async function openLive({ port, host = '127.0.0.1', page, state }: LiveOp
   }
   const timers = [setInterval(flush, INTERVAL), setInterval(() => send(':\n\n'), HEARTBEAT)]
   for (const timer of timers) timer.unref()
-  app.server.unref()
+  server.unref()
   return {
     url,
     changed() {
@@ -91,20 +90,22 @@ export async function openLive({ port, host = '127.0.0.1', page, state }: LiveOp
       flush()
       // The last words go out before the connections are cut.
       await Promise.all([...readers].map((reader) => new Promise<void>((done) => reader.end('event: end\ndata: {}\n\n', done))))
-      await app.close()
+      server.closeAllConnections()
+      await new Promise((done) => server.close(done))
     },
   }
 }
 
-async function listen(build: () => FastifyInstance, host: string, port: number): Promise<{ app: FastifyInstance; url: string }> {
+async function listen(build: () => Server, host: string, port: number): Promise<{ server: Server; url: string }> {
   const last = port === 0 ? 0 : Math.min(65_535, port + TRIES - 1)
   for (let attempt = port; ; attempt++) {
-    const app = build()
+    const server = build()
     try {
-      const address = await app.listen({ port: attempt, host })
-      return { app, url: `${address}/` }
+      server.listen(attempt, host)
+      await once(server, 'listening')
+      const { address, family, port: taken } = server.address() as AddressInfo
+      return { server, url: `http://${family === 'IPv6' ? `[${address}]` : address}:${taken}/` }
     } catch (cause) {
-      await app.close()
       const isTaken = (cause as NodeJS.ErrnoException).code === 'EADDRINUSE'
       if (isTaken && attempt < last) continue
       const ports = attempt > port ? `ports ${port} to ${attempt} are` : `port ${port} is`

@@ -53,6 +53,7 @@ export async function mergeModels(parts: readonly MergePart[], { out, instructio
       encoder,
       mlmHead: undefined,
       others: new Map(),
+      calibration: undefined, // the parts' cosines are not the merged model's
     }
     await saveFolder(out, content, async () => {})
   } finally {
