@@ -54,7 +54,7 @@ export async function openLive({ port, host = '127.0.0.1', page, state }: LiveOp
     if (loopback(host) && !/^(localhost|127\.0\.0\.1|\[::1\])(:\d+)?$/.test(c.req.header('host') ?? '')) return c.text('forbidden', 403)
     return next()
   })
-  app.get('/', (c) => c.html(page, 200, { 'cache-control': 'no-store' }))
+  app.get('/', (c) => c.body(page, 200, { 'content-type': 'text/html; charset=utf-8', 'cache-control': 'no-store' }))
   app.get('/favicon.ico', (c) => c.body(null, 204))
   app.get('/events', (c) => {
     const raw = c.env.outgoing
