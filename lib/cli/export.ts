@@ -1,5 +1,6 @@
 import { join } from 'node:path'
 import { type Command, Option } from 'commander'
+import { exportHalf } from '../export/half.js'
 import { exportOnnx } from '../export/onnx.js'
 import { modelFolder } from '../hub/model.js'
 import type { Pooling } from '../model/config.js'
@@ -24,6 +25,19 @@ export function register(program: Command): void {
     .addOption(new Option('--pooling <how>', 'for a folder that does not say').choices(['cls', 'mean']))
     .addHelpText('after', '\nExample:\n  bge export onnx --model run3/model --out model.onnx')
     .action(onnx)
+  command
+    .command('safetensors')
+    .description('a model folder with half-precision weights: half the size, read by Hugging Face, sentence-transformers and here')
+    .requiredOption('--model <dir>', 'model folder, or a name on the hub')
+    .requiredOption('--out <dir>', 'model folder to write')
+    .addOption(new Option('--pooling <how>', 'for a folder that does not say').choices(['cls', 'mean']))
+    .addHelpText('after', '\nExample:\n  bge export safetensors --model run3/model --out half')
+    .action(safetensors)
+}
+
+async function safetensors({ model, out, pooling }: OnnxFlags & { out: string }): Promise<void> {
+  await exportHalf(await modelFolder(model), out, { ...(pooling && { pooling }) })
+  process.stdout.write(`${out}\n`)
 }
 
 async function onnx({ model, out, pooling }: OnnxFlags): Promise<void> {

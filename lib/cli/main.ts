@@ -11,6 +11,7 @@ import { register as registerEval } from './eval.js'
 import { register as registerDoctor } from './doctor.js'
 import { register as registerExport } from './export.js'
 import { register as registerInfo } from './info.js'
+import { register as registerMerge } from './merge.js'
 import { register as registerMine } from './mine.js'
 import { register as registerNew } from './new.js'
 import { register as registerQuickstart } from './quickstart.js'
@@ -40,6 +41,7 @@ for (const register of [
   registerCmteb,
   registerCurate,
   registerData,
+  registerMerge,
   registerInfo,
   registerDoctor,
   registerExport,

@@ -95,9 +95,15 @@ export function parseConfig(json: unknown, where: string): ModelConfig {
   }
 }
 
-/** The object to write as config.json: what the model came with, and what it is now. Weights are always written as float32. */
-export function configJson(config: ModelConfig, architecture: 'BertModel' | 'BertForMaskedLM', padId: number): Record<string, unknown> {
+/** The object to write as config.json: what the model came with, and what it is now. */
+export function configJson(
+  config: ModelConfig,
+  architecture: 'BertModel' | 'BertForMaskedLM',
+  padId: number,
+  stored: 'F32' | 'F16' = 'F32',
+): Record<string, unknown> {
   const { source } = config
+  const dtype = stored === 'F16' ? 'float16' : 'float32'
   return {
     initializer_range: 0.02,
     ...source,
@@ -116,7 +122,7 @@ export function configJson(config: ModelConfig, architecture: 'BertModel' | 'Ber
     hidden_dropout_prob: config.hiddenDropout,
     attention_probs_dropout_prob: config.attentionDropout,
     pad_token_id: padId,
-    torch_dtype: 'float32',
-    ...('dtype' in source ? { dtype: 'float32' } : {}),
+    torch_dtype: dtype,
+    ...('dtype' in source ? { dtype } : {}),
   }
 }

@@ -1,6 +1,6 @@
 import { type FileHandle, open } from 'node:fs/promises'
 import { BgeError, show } from '../errors.js'
-import { bytesOf, elements, type FloatType, readExactly, toFloat32, type WeightSource } from './weights.js'
+import { bytesOf, elements, type FloatType, readExactly, toFloat16, toFloat32, type WeightSource } from './weights.js'
 
 /** A tensor to write. `read` is called once, when its turn comes. */
 export interface TensorToWrite {
@@ -8,6 +8,9 @@ export interface TensorToWrite {
   shape: readonly number[]
   read(): Promise<Float32Array> | Float32Array
 }
+
+/** What weights are written as. */
+export type StoredType = 'F32' | 'F16'
 
 interface Entry {
   type: string
@@ -99,15 +102,15 @@ function checkEntry(name: string, value: unknown, fail: (what: string) => BgeErr
   return { type: dtype, shape, start, end }
 }
 
-/** Writes float32 tensors (metadata `format: 'pt'`), one at a time, and syncs the file to disk. */
-export async function writeSafetensors(file: string, tensors: readonly TensorToWrite[]): Promise<void> {
+/** Writes tensors as float32 or, rounded, float16 (metadata `format: 'pt'`), one at a time, and syncs the file to disk. */
+export async function writeSafetensors(file: string, tensors: readonly TensorToWrite[], type: StoredType = 'F32'): Promise<void> {
   const header: Record<string, unknown> = { __metadata__: { format: 'pt' } }
   let end = 0
   for (const { name, shape } of tensors) {
     if (Object.hasOwn(header, name)) throw new BgeError('ERR_BGE_INTERNAL', `tensor "${name}" would be written twice`)
     const start = end
-    end += 4 * elements(shape)
-    header[name] = { dtype: 'F32', shape, data_offsets: [start, end] }
+    end += bytesOf[type] * elements(shape)
+    header[name] = { dtype: type, shape, data_offsets: [start, end] }
   }
   const json = Buffer.from(JSON.stringify(header))
   // Padded with spaces so that the data is aligned to 8 bytes, as the reference writes it.
@@ -124,7 +127,8 @@ export async function writeSafetensors(file: string, tensors: readonly TensorToW
       const values = await tensor.read()
       if (values.length !== elements(shape))
         throw new BgeError('ERR_BGE_INTERNAL', `tensor "${name}" has ${values.length} elements, but its shape is [${shape.join(', ')}]`)
-      await writeAll(handle, new Uint8Array(values.buffer, values.byteOffset, values.byteLength))
+      const stored = type === 'F16' ? toFloat16(values) : values
+      await writeAll(handle, new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength))
     }
     await handle.sync()
   } finally {

@@ -9,7 +9,7 @@ import { type NamedTensor, openCheckpoint, readTensor } from './checkpoint.js'
 import { configJson } from './config.js'
 import type { ModelDescription } from './folder.js'
 import { readDescription } from './folder.js'
-import { type TensorToWrite, writeSafetensors } from './safetensors.js'
+import { type StoredType, type TensorToWrite, writeSafetensors } from './safetensors.js'
 import { checkFinite } from './weights.js'
 
 /** Tensors that are read one at a time: a module, or an average of several. */
@@ -30,6 +30,8 @@ export interface FolderContent extends ModelDescription {
   /** pooler and other tensors the model came with */
   others: ReadonlyMap<string, NamedTensor>
   calibration: Calibration | undefined
+  /** what the weights are written as; 'F16' needs values that are half precision already, or they do not read back equal. Default 'F32' */
+  stored?: StoredType
 }
 
 const ownFiles = [
@@ -101,7 +103,7 @@ async function writeFolder(folder: string, content: FolderContent, tensors: Tens
     await writeFile(join(folder, name), `${JSON.stringify(json, null, 2)}\n`, { flush: true })
   }
   for (const [name, bytes] of content.tokenizerFiles) await writeFile(join(folder, name), bytes, { flush: true })
-  await writeSafetensors(join(folder, 'model.safetensors'), tensors)
+  await writeSafetensors(join(folder, 'model.safetensors'), tensors, content.stored)
   for (const path of [join(folder, '1_Pooling'), ...(content.normalize ? [join(folder, '2_Normalize')] : []), folder])
     await syncDirectory(path)
 }
@@ -115,7 +117,7 @@ function jsonFiles(content: FolderContent): Record<string, unknown> {
     type: `sentence_transformers.models.${name}`,
   })
   return {
-    'config.json': configJson(config, content.mlmHead === undefined ? 'BertModel' : 'BertForMaskedLM', content.padId),
+    'config.json': configJson(config, content.mlmHead === undefined ? 'BertModel' : 'BertForMaskedLM', content.padId, content.stored),
     ...(content.calibration && { [calibrationFile]: content.calibration }),
     // The class names of sentence-transformers 2, which every later version understands.
     'modules.json': [

@@ -44,6 +44,28 @@ export function toFloat32(bytes: ArrayBuffer, type: FloatType): Float32Array {
   return values
 }
 
+/** IEEE half precision, rounded to nearest even; beyond 65504 infinity. */
+export function toFloat16(values: Float32Array): Uint16Array {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length)
+  const half = new Uint16Array(values.length)
+  for (let i = 0; i < half.length; i++) {
+    const sign = (bits[i]! >>> 16) & 0x8000
+    const magnitude = bits[i]! & 0x7fffffff
+    if (magnitude >= 0x477ff000)
+      half[i] = sign | (magnitude > 0x7f800000 ? 0x7e00 : 0x7c00) // 65520 and above
+    else if (magnitude < 0x38800000)
+      half[i] = sign | roundHalfEven(Math.abs(values[i]!) * 2 ** 24) // subnormal: a multiple of 2^-24
+    else half[i] = sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13)
+  }
+  return half
+}
+
+function roundHalfEven(x: number): number {
+  const floor = Math.floor(x)
+  const rest = x - floor
+  return rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? floor + 1 : floor
+}
+
 /** Reads exactly `size` bytes. Errors: ERR_BGE_MODEL_FORMAT where the file ends before. */
 export async function readExactly(handle: FileHandle, size: number, position: number, what: string): Promise<ArrayBuffer> {
   const bytes = new Uint8Array(size)
