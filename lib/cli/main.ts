@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import tab from '@bomb.sh/tab/commander'
 import { Command, CommanderError } from 'commander'
 import { BgeError, isAbort } from '../errors.js'
+import { register as registerBench } from './bench.js'
 import { register as registerCmteb } from './cmteb.js'
 import { register as registerCurate } from './curate.js'
 import { register as registerData } from './data.js'
@@ -44,6 +45,7 @@ for (const register of [
   registerMerge,
   registerInfo,
   registerDoctor,
+  registerBench,
   registerExport,
   registerQuickstart,
   registerReport,
