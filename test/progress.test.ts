@@ -45,7 +45,7 @@ test('a resumed run: the ETA does not count the steps that were made before', ()
   expect(progress.update(row(901))).toBe(3 * 99)
 })
 
-test('a terminal: two lines that are rewritten, cut at its width; notes stay', () => {
+test('a terminal: lines that are rewritten, as wide as it is, with everything in them; notes stay', () => {
   const out = stream({ isTTY: true, columns: 60 })
   const progress = createProgress(out.stream, { label: 'pretrain', firstStep: 0, totalSteps: 4 })
   progress.note('starting')
@@ -60,6 +60,9 @@ test('a terminal: two lines that are rewritten, cut at its width; notes stay', (
   expect(lines[0]).toBe('starting')
   expect(lines[1]).toMatch(/^█{10}░{10} pretrain 2\/4 · ETA /)
   expect(lines[2]).toMatch(/^loss 1\.2500 · accuracy 0\.500 · encoder 2\.000 \(0\.250 right\)/)
+  expect(lines.slice(2).join('\n')).toMatch(
+    /decoder 3\.000 \(0\.125 right\)\s.*CLS gain 0\.500.*gradient 0\.500\s.*rate 2\.0e-5 · masked 10,000/s,
+  )
   for (const line of lines) expect(line.length).toBeLessThan(60)
 })
 

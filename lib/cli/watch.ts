@@ -41,7 +41,7 @@ export async function watchRun(stage: StageName, out: string, live?: number): Pr
         page?.start(run)
       },
       onStep: (row) => {
-        const left = progress?.update(row)
+        const left = progress!.update(row)
         page?.row(row, left)
       },
     },

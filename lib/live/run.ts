@@ -4,7 +4,6 @@ import type { RunView } from '../report/run_view.js'
 import { configPairs, subtitle, tiles } from '../report/training.js'
 import type { StageName } from '../train/config.js'
 import type { RunStart } from '../train/loop.js'
-import { duration } from '../train/progress.js'
 import type { MetricsRow } from '../train/run_folder.js'
 import { livePage, type LiveState } from './page.js'
 import { openLive } from './server.js'
@@ -13,7 +12,7 @@ import { openLive } from './server.js'
 export interface LiveRun {
   readonly url: string
   start(run: RunStart): void
-  row(row: MetricsRow, secondsLeft: number | undefined): void
+  row(row: MetricsRow, secondsLeft: number): void
   note(text: string): void
   /** Shows how the run ended, then closes. */
   close(): Promise<void>
@@ -27,7 +26,7 @@ const NOTES = 200
 /** Opens the page before a run: it waits for the first step. Errors: those of openLive. */
 export async function openLiveRun(stage: StageName, name: string, options: { port: number; host?: string }): Promise<LiveRun> {
   let run: RunStart | undefined
-  let left: number | undefined
+  let left: number | null = null
   const rows = keptRows(ROWS)
   const notes: string[] = []
   const state = (): LiveState => {
@@ -36,12 +35,10 @@ export async function openLiveRun(stage: StageName, name: string, options: { por
     const shown = rows.all()
     const step = shown.at(-1)?.step ?? run.step
     const view: RunView = { stage, config: run.config, rows: shown, summary: { ...run.summary, step } }
-    const running = view.summary.status === 'running'
-    const words = subtitle(view).replace('running, or killed', 'running')
     return {
       name,
       status: view.summary.status,
-      line: running && left !== undefined ? `${words} · ${duration(left)} left` : words,
+      line: subtitle(view, left),
       progress: run.totalSteps === 0 ? 1 : step / run.totalSteps,
       tiles: tiles(view),
       advice: advise(view),

@@ -85,15 +85,18 @@ function curves({ rows }: RunView): string {
 <p class="quiet below">Drag to enlarge, double-click to go back. Every step is in metrics.jsonl, and for TensorBoard in tensorboard/.</p>`
 }
 
-/** How a run stands, in words. */
-export function subtitle({ summary, rows, stage }: RunView): string {
+/** How a run stands, in words. @param left of a run that is watched: seconds left, null: not known yet */
+export function subtitle({ summary, rows, stage }: RunView, left?: number | null): string {
   const { status, step, totalSteps, device, started } = summary
-  const state = { running: 'running, or killed', done: 'finished', stopped: 'stopped', failed: 'failed' }[status]
+  const state = { running: left === undefined ? 'running, or killed' : 'running', done: 'finished', stopped: 'stopped', failed: 'failed' }[
+    status
+  ]
   const seconds = rows.at(-1)?.seconds
   return [
     `${stage} from ${shorten(started.model)}`,
     `${state} at step ${count(step)} of ${count(totalSteps)}`,
     ...(seconds === undefined ? [] : [duration(seconds)]),
+    ...(left === undefined || left === null || status !== 'running' ? [] : [`${duration(left)} left`]),
     device,
   ].join(' · ')
 }

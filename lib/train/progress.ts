@@ -30,7 +30,7 @@ const PLAIN_INTERVAL = 5
 const WINDOW = 50
 
 /**
- * @param stream a terminal gets two lines that are rewritten (bar, ETA, speed; loss, accuracy and the rest), anything else a plain line now and then
+ * @param stream a terminal gets a few lines that are rewritten (bar, ETA, speed; loss, accuracy and the rest), anything else a plain line now and then
  * @param interval seconds between plain lines; the first and the last step always get theirs
  */
 export function createProgress(stream: NodeJS.WriteStream, run: ProgressRun, interval: number = PLAIN_INTERVAL): Progress {
@@ -94,7 +94,7 @@ function bar(stream: NodeJS.WriteStream, totalSteps: number): Screen {
     update(step, [speed, values]) {
       const filled = Math.round((20 * step) / totalSteps)
       const width = Math.max(20, (stream.columns ?? 80) - 1)
-      log([`${'█'.repeat(filled)}${'░'.repeat(20 - filled)} ${speed}`, values].map((line) => line.slice(0, width)).join('\n'))
+      log([`${'█'.repeat(filled)}${'░'.repeat(20 - filled)} ${speed}`.slice(0, width), ...wrap(values, width)].join('\n'))
     },
     note(text) {
       log.clear()
@@ -102,6 +102,17 @@ function bar(stream: NodeJS.WriteStream, totalSteps: number): Screen {
     },
     end: () => log.done(),
   }
+}
+
+/** Whole values on each line. */
+function wrap(values: string, width: number): string[] {
+  const lines: string[] = []
+  for (const value of values.split(' · ')) {
+    const longer = lines.length === 0 ? value : `${lines.at(-1)} · ${value}`
+    if (lines.length > 0 && longer.length <= width) lines[lines.length - 1] = longer
+    else lines.push(value.slice(0, width))
+  }
+  return lines
 }
 
 function lines(stream: NodeJS.WriteStream, totalSteps: number, interval: number): Screen {
