@@ -42,7 +42,7 @@ export async function openLiveRun(stage: StageName, name: string, options: { por
       progress: run.totalSteps === 0 ? 1 : step / run.totalSteps,
       tiles: tiles(view),
       advice: advise(view),
-      notes,
+      notes: view.summary.error ? [...notes, view.summary.error.message] : notes,
       config: configPairs(run.config),
       charts: runCharts(view, POINTS),
     }
