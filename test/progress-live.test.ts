@@ -1,5 +1,7 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { once } from 'node:events'
 import { createServer, get, type IncomingMessage, type Server } from 'node:http'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
@@ -89,6 +91,17 @@ describe('the server', () => {
     expect(first.events).toEqual([{ n: 1, text: 'a\nb' }, { n: 2 }, { n: 3 }, 'end', 'closed'])
     expect(reloaded.events).toEqual([{ n: 2 }, { n: 3 }, 'end', 'closed'])
     await expect(request(live.url)).rejects.toMatchObject({ code: 'ECONNREFUSED' })
+  })
+
+  test('a reader that has stopped reading does not hold up the end', async () => {
+    const state = 'x'.repeat(40e6) // more than the buffers of a connection
+    const live = await openLive({ port: 0, page: '', state: () => state })
+    const socket = connect(Number(new URL(live.url).port), '127.0.0.1')
+    socket.pause().write('GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n')
+    await once(socket, 'readable')
+    live.changed()
+    await live.close()
+    socket.destroy()
   })
 
   test('answers this machine alone, also by name', async () => {

@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import type { Server, ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { HttpBindings } from '@hono/node-server'
 import { BgeError } from '../errors.js'
 
@@ -31,6 +32,9 @@ const TRIES = 10
 /** Milliseconds between two states, and between two signs of life on a quiet stream. */
 const INTERVAL = 1000
 const HEARTBEAT = 15_000
+
+/** Milliseconds for the last words. */
+const FAREWELL = 2000
 
 /** A reader that lets this many bytes wait is dropped; its browser comes back by itself and gets the newest state. */
 const PATIENCE = 8 << 20
@@ -88,8 +92,13 @@ export async function openLive({ port, host = '127.0.0.1', page, state }: LiveOp
     async close() {
       for (const timer of timers) clearInterval(timer)
       flush()
-      // The last words go out before the connections are cut.
-      await Promise.all([...readers].map((reader) => new Promise<void>((done) => reader.end('event: end\ndata: {}\n\n', done))))
+      // The last words go out before the connections are cut, but a reader that has stopped reading does not hold up the end of a run.
+      const patience = new AbortController()
+      const said = [...readers].map(
+        (reader) => new Promise<void>((done) => reader.once('close', done).end('event: end\ndata: {}\n\n', done)),
+      )
+      await Promise.race([Promise.all(said), sleep(FAREWELL, undefined, { signal: patience.signal }).catch(() => {})])
+      patience.abort()
       server.closeAllConnections()
       await new Promise((done) => server.close(done))
     },
