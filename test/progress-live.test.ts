@@ -99,7 +99,6 @@ describe('the server', () => {
     const socket = connect(Number(new URL(live.url).port), '127.0.0.1')
     socket.pause().write('GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n')
     await once(socket, 'readable')
-    live.changed()
     await live.close()
     socket.destroy()
   })
