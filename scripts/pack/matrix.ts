@@ -90,10 +90,9 @@ class Matrix {
     this.#managers = tools.managers
     mkdirSync(join(scratch, 'toolbox'))
     for (const name of TOOLBOX) {
-      const file = (process.env['PATH'] ?? '')
-        .split(':')
-        .map((folder) => join(folder, name))
-        .find(existsSync)
+      // The system's own before those of a version manager, which are scripts that need more than this.
+      const folders = ['/usr/bin', '/bin', ...(process.env['PATH'] ?? '').split(':')]
+      const file = folders.map((folder) => join(folder, name)).find(existsSync)
       if (file) symlinkSync(file, join(scratch, 'toolbox', name))
     }
   }
@@ -222,10 +221,8 @@ async function cuda(matrix: Matrix, manager: Manager, title: string, same: Regis
   const add = manager.program === 'pnpm' ? 'add' : 'install'
   const install = async (name: string, registry: Registry, ...flags: string[]): Promise<[string, Result]> => {
     const project = matrix.project(`${title} ${name}`)
-    return [
-      project,
-      await matrix.manage(manager, project, [add, 'bge-forge', 'bge-forge-cuda', '--ignore-scripts', ...flags], registry.url),
-    ]
+    const library = `bge-forge-cuda${registry === other ? '@99' : ''}`
+    return [project, await matrix.manage(manager, project, [add, 'bge-forge', library, '--ignore-scripts', ...flags], registry.url)]
   }
   const [project, result] = await install('cuda', same)
   if (count(`${title}, bge-forge-cuda: installs`, result.status === 0 ? undefined : tail(result), true)) {
