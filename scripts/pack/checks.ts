@@ -39,11 +39,15 @@ export async function toolChecks(root: string, tarball: Tarball, project: string
     const { status, output } = await run(bin(name), args, { cwd, env })
     return { title, wrong: status === 0 ? undefined : output.trim() }
   }
-  writeFileSync(
-    join(project, 'use.mts'),
-    "import { BgeModel, openDevice } from 'bge-forge'\nconst model: BgeModel = await BgeModel.load('x')\nconst { dims } = await model.encode(['a'])\n" +
-      "console.log(dims, (await openDevice({ device: 'cpu' })).description)\n",
-  )
+  const others = Object.keys(tarball.manifest['exports'] as object).filter((path) => path !== '.' && path !== './package.json')
+  const program = [
+    "import { BgeModel, openDevice } from 'bge-forge'",
+    ...others.map((path, i) => `import * as other${i} from 'bge-forge/${path.slice(2)}'`),
+    "const model: BgeModel = await BgeModel.load('x')",
+    "const { dims } = await model.encode(['a'])",
+    `console.log(dims, (await openDevice({ device: 'cpu' })).description, ${others.map((_, i) => `other${i}`).join(', ')})`,
+  ]
+  writeFileSync(join(project, 'use.mts'), `${program.join('\n')}\n`)
   const types = ['--types', 'node', '--typeRoots', join(root, 'node_modules/@types')]
   const strict = [
     '--strict',

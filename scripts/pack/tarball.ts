@@ -5,7 +5,7 @@ import { dirname, join, relative } from 'node:path'
 /** Packed size of the package, bytes. */
 export const LARGEST = 5e6
 
-/** Files that belong into the package beside what is derived from lib/ and native/. `tracked`: exactly the files that git knows there. */
+/** Files that belong into the package beside what follows from lib/ and native/; of the folders of TRACKED, exactly what git knows. */
 const FIXED = ['LICENSE', 'README.md', 'binding.gyp', 'package.json', 'scripts/install.cjs']
 const TRACKED = ['examples/quickstart', 'recipes', 'schemas']
 /** CUDA sources are built in a checkout, not in an installed package; the library has a package of its own. */
@@ -37,8 +37,10 @@ export function expectedFiles(root: string, binaries: readonly string[]): string
 /** Differences between what a tarball holds and what it has to, a sentence each. */
 export function listDifferences(found: readonly string[], expected: readonly string[]): string[] {
   const [has, wants] = [new Set(found), new Set(expected)]
+  const stale = (file: string): string =>
+    file.startsWith('dist/') ? ' (left of an earlier build? remove dist/ and run `npm run build:ts`)' : ''
   return [
-    ...found.filter((file) => !wants.has(file)).map((file) => `unexpected in the tarball: ${file}`),
+    ...found.filter((file) => !wants.has(file)).map((file) => `unexpected in the tarball: ${file}${stale(file)}`),
     ...expected.filter((file) => !has.has(file)).map((file) => `missing in the tarball: ${file}`),
   ]
 }
