@@ -24,7 +24,7 @@ const linesOf = (file: string): Line[] =>
 
 // Arrows point down only; a layer may also use its own files. model, data and hub share a level.
 const LEVELS: readonly (readonly string[])[] = [
-  ['cli', 'quickstart', 'index'],
+  ['cli', 'quickstart', 'run', 'index'],
   ['train', 'eval', 'curate', 'mine', 'report', 'export', 'bench', 'merge', 'doctor', 'live', 'serve', 'adapters'],
   ['model', 'data', 'hub'],
   ['tokenizer'],

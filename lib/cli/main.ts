@@ -17,6 +17,7 @@ import { register as registerMine } from './mine.js'
 import { register as registerNew } from './new.js'
 import { register as registerQuickstart } from './quickstart.js'
 import { register as registerReport } from './report.js'
+import { register as registerRun } from './run.js'
 import { register as registerTrain } from './train.js'
 
 /** Exit codes: 0 done, 1 failed, 2 the command line is wrong, 130 stopped by Ctrl-C. */
@@ -36,6 +37,7 @@ const program = new Command('bge')
 for (const register of [
   registerNew,
   registerEmbed,
+  registerRun,
   registerTrain,
   registerMine,
   registerEval,

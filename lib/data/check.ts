@@ -27,7 +27,7 @@ export interface Schema {
   readonly required?: readonly string[]
   readonly additionalProperties?: false | Schema
   readonly dependentRequired?: Readonly<Record<string, readonly string[]>>
-  /** branches differ in the JSON type of the value, or in the constant of their property `type` */
+  /** branches differ in the JSON type of the value, or in the constant of their property `type` or `do` */
   readonly oneOf?: readonly Schema[]
   /** keys that may not come together */
   readonly not?: { readonly required: readonly string[] }
@@ -134,6 +134,9 @@ function accepts(schema: Schema, value: unknown): boolean {
   return !(isObject(value) && Object.keys(value).length < (schema.minProperties ?? 0))
 }
 
+/** Properties whose constant tells the branches of oneOf apart. */
+const TAGS = ['type', 'do'] as const
+
 /** The branch of oneOf that a value is meant for. */
 function branch(root: Schema, schema: Schema, value: unknown): Schema | undefined {
   if (!schema.oneOf) return schema
@@ -142,8 +145,8 @@ function branch(root: Schema, schema: Schema, value: unknown): Schema | undefine
     .find(({ type, properties, ...rest }) => {
       if (type === undefined) return 'const' in rest && rest.const === value
       if (![type].flat().some((one) => isType(one, value))) return false
-      const tag = properties?.['type']?.const
-      return tag === undefined || (value as Record<string, unknown>)['type'] === tag
+      const tag = TAGS.find((key) => properties?.[key]?.const !== undefined)
+      return tag === undefined || (value as Record<string, unknown>)[tag] === properties![tag]!.const
     })
 }
 
@@ -175,11 +178,16 @@ function isObject(value: unknown): value is Record<string, unknown> {
 }
 
 function mismatch(schema: Schema, value: unknown, at: Place): BgeError {
-  const tags = schema.oneOf?.map((one) => deref(at.root, one).properties?.['type']?.const).filter((tag) => tag !== undefined)
-  if (tags?.length && isObject(value)) {
-    const type = value['type']
-    const what = type === undefined ? 'is missing' : `was ${show(type)}${didYouMean(String(type), tags as string[])}`
-    return fault(at, `${at.path}.type`, `${at.path}.type must be one of ${tags.join(', ')}, but ${what}`)
+  const tag = TAGS.find((key) => schema.oneOf?.some((one) => deref(at.root, one).properties?.[key]?.const !== undefined))
+  if (tag && isObject(value)) {
+    const known = schema.oneOf!.map((one) => deref(at.root, one).properties?.[tag]?.const).filter((one) => one !== undefined) as string[]
+    const given = value[tag]
+    // Where the tag may be left out because the key says it, the key may be a slip.
+    const what =
+      given === undefined
+        ? `is missing${didYouMean(at.path.split('.').at(-1)!, known)}`
+        : `was ${show(given)}${didYouMean(String(given), known)}`
+    return fault(at, `${at.path}.${tag}`, `${at.path}.${tag} must be one of ${known.join(', ')}, but ${what}`)
   }
   const near = typeof value === 'string' && schema.enum ? didYouMean(value, schema.enum.map(String)) : ''
   return fault(at, at.path, `${at.path || at.written.what} must be ${expected(schema, at.root)}, but was ${show(value)}${near}`)
@@ -188,6 +196,7 @@ function mismatch(schema: Schema, value: unknown, at: Place): BgeError {
 function expected(given: Schema, root: Schema): string {
   const schema = deref(root, given)
   const what = schema.description ? ` (${schema.description})` : ''
+  if ('const' in schema) return `${JSON.stringify(schema.const)}${what}`
   if (schema.enum) return `one of ${schema.enum.map((word) => JSON.stringify(word)).join(', ')}${what}`
   if (schema.type === undefined) return schema.description ?? 'something else'
   const types = [schema.type].flat().map((type) => NAMES[type])

@@ -43,6 +43,8 @@ export interface EvaluationContext {
   readonly numeric?: NumericOptions
   /** called when the task needs no more vectors: another task may use the model while this one is scored */
   readonly onEncoded?: () => void
+  /** retrieval: called with each query's nDCG@10 */
+  readonly onQuery?: (query: string, score: number) => void
 }
 
 const QUERY_BLOCK = 1024
@@ -114,6 +116,7 @@ export async function evaluateRetrieval(embedder: Embedder, data: RetrievalData,
           found.map((place) => scores[place]!),
           judgments,
         )
+        context.onQuery?.(qid, score)
         const relevant = [...judgments].flatMap(([did, grade]) => (grade >= 1 && numbers.has(did) ? [numbers.get(did)!] : []))
         worst.add(data.queries.get(qid)!, score, ranked, relevant, (i) => data.corpus.get(ids[i]!)!)
       }

@@ -28,6 +28,8 @@ export interface RunOptions {
   onTask?: (task: EvalTask, outcome?: TaskOutcome) => void
   /** called as texts are encoded. Asking for it reads the data of all tasks once before the first is encoded, to know how much there is */
   onProgress?: (task: EvalTask, progress: TaskProgress) => void
+  /** called with the nDCG@10 of each query of a retrieval task; not for a result that was kept from before */
+  onQuery?: (task: EvalTask, query: string, score: number) => void
   /** threads of logistic regression and k-means, which run beside the device; default: as many as the process may use. No score depends on it */
   threads?: number
   signal?: AbortSignal
@@ -109,9 +111,11 @@ export function lowType({ device }: EvaluatedModel): Dtype | undefined {
 /** What a task is evaluated with. */
 export function contextOf(
   { device, settings: { dialect, sklearn, instruction, maxLength }, options }: Run,
-  { benchmark }: EvalTask,
+  task: EvalTask,
   onEncoded?: () => void,
 ): EvaluationContext {
+  const { benchmark } = task
+  const { onQuery } = options
   const rules: Rules = {
     dialect,
     sklearn,
@@ -122,7 +126,8 @@ export function contextOf(
   }
   const encode = { ...(maxLength !== null && { maxLength }), ...(options.signal && { signal: options.signal }) }
   const numeric = options.threads === undefined ? {} : { threads: options.threads }
-  return { instruction, device, encode, rules, numeric, ...(onEncoded && { onEncoded }) }
+  const perQuery = onQuery && ((query: string, score: number): void => onQuery(task, query, score))
+  return { instruction, device, encode, rules, numeric, ...(onEncoded && { onEncoded }), ...(perQuery && { onQuery: perQuery }) }
 }
 
 /** The part of the data that is used. */
