@@ -120,6 +120,8 @@ function hooksFor(recipe: RunRecipe): RunHooks {
       else say(`${place(name)}: ${state === 'fresh' ? 'nothing has changed' : `${state === 'resume' ? 'goes on' : 'runs'}, ${reason}`}`)
     },
     onTrain: trainHooks,
+    onTruncation: (step, { texts, truncated }) =>
+      void (truncated > 0 && say(`note: ${step} cut ${truncated} of ${texts} texts at their maximal length`)),
     onMine: (step, { stage, done, total }) => seldom(`${step}: ${stage} ${done}${total === null ? '' : ` of ${total}`}`),
     onCurate: (step, progress) => seldom(`${step}: ${describeProgress(progress)}`),
     onEvaluate: (step) => ({ onTask: (task, outcome) => void (outcome && seldom(`${step}: ${task.type}/${task.name}`)) }),

@@ -96,6 +96,8 @@ function nodeOf(recipe: RunRecipe, step: Step, before: readonly Step[]): Node {
   if (step.do === 'evaluate') {
     if (!sources['data'] && !sources['tasks'] && options['cmteb'] === undefined)
       throw fail('', 'must have data, tasks or cmteb, but has none of them')
+    if (Array.isArray(options['instruction']) && !sources['data'])
+      throw fail('instruction', 'must be one where there is no data to choose by, but is a list')
     if (sources['corpus'] && !sources['data']) throw fail('corpus', 'also needs data, which is missing')
     if (sources['cmtebData'] && options['cmteb'] === undefined) throw fail('cmtebData', 'also needs cmteb, which is missing')
   }

@@ -95,14 +95,25 @@ export function describeFacts({ do: verb, facts }: Pick<StepSummary, 'do' | 'fac
     case 'merge':
       return `weights ${(facts['weights'] as number[]).join(', ')}`
     case 'evaluate':
-      return (facts['scores'] as TaskScore[]).map(({ task, metric, score }) => `${task} ${metric} ${percent(score)}`).join(', ')
+      return [
+        ...(facts['scores'] as TaskScore[]).map(({ task, metric, score }) => `${task} ${metric} ${percent(score)}`),
+        ...(facts['instruction'] === undefined ? [] : [describeInstruction(facts)]),
+      ].join(', ')
     default: {
       const [first, last] = facts['loss'] as [number | null, number | null]
-      const { texts, truncated } = facts['truncation'] as { texts: number; truncated: number }
-      const cut = truncated > 0 ? `; ${truncated} of ${texts} texts were cut` : ''
-      return `${count('steps')} steps, loss ${first?.toFixed(3) ?? '–'} -> ${last?.toFixed(3) ?? '–'}${cut}`
+      return `${count('steps')} steps, loss ${first?.toFixed(3) ?? '–'} -> ${last?.toFixed(3) ?? '–'}`
     }
   }
+}
+
+/** Which instruction stood before the queries, and what others would have given. */
+function describeInstruction(facts: StepSummary['facts']): string {
+  const tried = facts['tried'] as readonly { instruction: string; score: number }[]
+  const named = (instruction: string): string => (instruction === '' ? 'no instruction' : `instruction ${instruction}`)
+  const others = tried
+    .filter(({ instruction }) => instruction !== facts['instruction'])
+    .map(({ instruction, score }) => `${named(instruction)} ${percent(score)}`)
+  return `with ${named(facts['instruction'] as string)}${others.length > 0 ? ` (${others.join(', ')})` : ''}`
 }
 
 function details({ name, do: verb, settings, facts }: StepSummary): string {

@@ -127,7 +127,12 @@ export const STEP_SCHEMAS: Readonly<Record<Verb, Schema>> = {
       tasks: { description: 'folder of tasks in the layout of bge eval', ...text },
       cmteb: { description: 'a set of C-MTEB', enum: Object.keys(CMTEB_SETS) },
       cmtebData: { description: 'folder that bge cmteb pull made; default: the cache, else the hub', ...text },
-      instruction,
+      instruction: {
+        description: `${instruction.description}; of a list the one that does best on data, so that a model is not made to look bad by the wrong one`,
+        type: ['string', 'array'],
+        minItems: 1,
+        items: { type: 'string' },
+      },
       maxLength: { description: 'tokens, [CLS] and [SEP] included', type: 'integer', minimum: 3 },
       against: { description: 'an evaluate step of the same data, to be compared with', ...text },
       seed,

@@ -24,6 +24,8 @@ import type { RunRecipe } from './recipe.js'
 /** What a caller is told while a step works. */
 export interface WorkHooks {
   onTrain?: (step: string, stage: StageName) => TrainHooks
+  /** after training: texts tokenized by this process, and how many of them were cut at their maximal length */
+  onTruncation?: (step: string, found: { texts: number; truncated: number }) => void
   onMine?: (step: string, progress: MineProgress) => void
   onCurate?: (step: string, progress: CurateProgress) => void
   onEvaluate?: (step: string) => Pick<RunOptions, 'onTask' | 'onProgress'>
@@ -139,6 +141,7 @@ async function trainStep({ node, place, paths, recipe, hooks, signal }: Work, st
     },
     ...(signal && { signal }),
   })
+  hooks.onTruncation?.(node.name, result.truncation)
   const rows = (await readFile(join(place, 'metrics.jsonl'), 'utf8')).split('\n').filter(Boolean)
   const metrics = [rows.at(0), rows.at(-1)].map((row) => (row === undefined ? {} : (JSON.parse(row) as Partial<MetricsRow>)))
   const written = JSON.parse(await readFile(join(place, 'config.json'), 'utf8')) as Partial<TrainConfig>
@@ -148,7 +151,6 @@ async function trainStep({ node, place, paths, recipe, hooks, signal }: Work, st
     accuracy: metrics.map(({ accuracy }) => accuracy ?? null),
     trainSeconds: metrics[1]!.seconds ?? 0,
     ...(result.best && { best: result.best }),
-    truncation: result.truncation,
     config: written,
   }
 }
@@ -183,7 +185,7 @@ async function mergeStep({ node, place, paths }: Work): Promise<Facts> {
 
 async function evaluationStep({ node, place, paths, recipe, hooks, signal }: Work): Promise<Facts> {
   const { instruction, maxLength, seed, cmteb } = node.options as {
-    instruction?: string
+    instruction?: string | string[]
     maxLength?: number
     seed: number
     cmteb?: CmtebSet
@@ -191,6 +193,7 @@ async function evaluationStep({ node, place, paths, recipe, hooks, signal }: Wor
   const model = await loadModel(paths('model')[0]!, recipe)
   const [[tasks], [cmtebData], [against]] = [paths('tasks'), paths('cmtebData'), paths('against')]
   try {
+    const instructions = instruction === undefined ? [model.instruction] : [instruction].flat()
     const { scores, own, comparison } = await evaluateStep(model, {
       place,
       data: paths('data'),
@@ -200,15 +203,16 @@ async function evaluationStep({ node, place, paths, recipe, hooks, signal }: Wor
       ...(cmtebData !== undefined && { cmtebData }),
       ...(against !== undefined && { against: { file: against, step: stepName(node, 'against') } }),
       seed,
+      instructions,
       run: {
-        ...evaluationOptions(instruction, recipe, signal),
+        ...evaluationOptions(undefined, recipe, signal),
         ...(maxLength !== undefined && { maxLength }),
         ...hooks.onEvaluate?.(node.name),
       },
     })
     return {
       scores,
-      ...(own && { queries: own.queries.length, passages: own.passages }),
+      ...(own && { queries: own.queries.length, passages: own.passages, instruction: own.instruction, tried: own.tried }),
       ...(comparison && { comparison, against: stepName(node, 'against') }),
     }
   } finally {
