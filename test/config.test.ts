@@ -140,9 +140,14 @@ describe('on the command line', () => {
     })
 
   test('every value says where it comes from, a JSON5 file and then --set', () => {
-    const config = write('c.json5', '{\n // a comment\n $schema: "train.schema.json",\n steps: 3, batchSize: 4,\n maxLength: 9, queryMaxLength: 16, passageMaxLength: 32 }')
+    const config = write(
+      'c.json5',
+      '{\n // a comment\n $schema: "train.schema.json",\n steps: 3, batchSize: 4,\n maxLength: 9, queryMaxLength: 16, passageMaxLength: 32 }',
+    )
     const { status, stderr } = contrastive('--config', config, '--set', 'steps=2', '--set', 'threads=1', '--device', 'cpu')
-    expect(stderr).toContain(`steps: 2 (--set)\nbatchSize: 4 (${config}:4)\nqueryMaxLength: 16 (${config}:5)\npassageMaxLength: 32 (${config}:5)\nthreads: 1 (--set)\ndevice: "cpu" (--device)\n`)
+    expect(stderr).toContain(
+      `steps: 2 (--set)\nbatchSize: 4 (${config}:4)\nqueryMaxLength: 16 (${config}:5)\npassageMaxLength: 32 (${config}:5)\nthreads: 1 (--set)\ndevice: "cpu" (--device)\n`,
+    )
     expect(stderr).toContain('note: maxLength is not used by contrastive')
     expect(status).toBe(0)
   })
