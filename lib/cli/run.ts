@@ -132,9 +132,9 @@ function trainHooks(step: string): TrainHooks {
   let progress: Progress | undefined
   let last = 0
   return {
-    onStart: ({ step: first, totalSteps, device }) => {
+    onStart: ({ config, step: first, totalSteps, device }) => {
       last = totalSteps
-      progress = createProgress(process.stderr, { label: step, firstStep: first, totalSteps })
+      progress = createProgress(process.stderr, { label: step, firstStep: first, totalSteps, config })
       progress.note(`${step} on ${device}: ${first > 0 ? `steps ${first + 1} to ` : ''}${totalSteps} steps`)
       if (first >= totalSteps) progress.end()
     },

@@ -1,7 +1,7 @@
 import { escapeHtml as text, STYLE } from '../report/html.js'
 import { type Comparison, percent, signed, verdictSentence } from './compare.js'
 import type { TaskScore } from './evaluate.js'
-import type { RunSummary, StepSummary } from './summary.js'
+import type { RecipeSummary, StepSummary } from './summary.js'
 
 const MORE = `
 .verdict { margin: 1rem 0; padding: .9rem 1.1rem; background: var(--card); border: 1px solid var(--line); border-left: 5px solid var(--quiet); border-radius: 8px; } .verdict.better { border-left-color: var(--up); } .verdict.worse { border-left-color: var(--down); } .verdict b { font-size: 1.15rem; }
@@ -9,7 +9,7 @@ const MORE = `
 `
 
 /** A run as one HTML page that needs nothing else: no network, no script, light and dark. The same summary gives the same bytes. */
-export function runPage(summary: RunSummary): string {
+export function runPage(summary: RecipeSummary): string {
   const { recipe, description, steps, comparisons } = summary
   return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -67,7 +67,7 @@ function scores(steps: readonly StepSummary[]): string {
 
 function stepTable(steps: readonly StepSummary[]): string {
   const rows = steps.map((step) => [
-    text(step.name),
+    'trainSeconds' in step.facts ? `<a href="steps/${text(step.name)}/report.html">${text(step.name)}</a>` : text(step.name),
     text(step.do),
     text(
       Object.entries(step.from)

@@ -10,7 +10,7 @@ import { Hashes } from './hashes.js'
 import { describeChange, type Parts, partsFor } from './key.js'
 import type { RunRecipe } from './recipe.js'
 import { runPage } from './report.js'
-import { type RunSummary, summarise } from './summary.js'
+import { type RecipeSummary, summarise } from './summary.js'
 import { doStep, type Facts, outputPath, type WorkHooks } from './work.js'
 
 /** Whether a step has to work. */
@@ -37,7 +37,7 @@ export interface RunRecipeOptions {
 }
 
 export interface RunResult {
-  readonly summary: RunSummary
+  readonly summary: RecipeSummary
   /** the final model folder; undefined for a recipe that makes none */
   readonly model: string | undefined
   readonly report: string

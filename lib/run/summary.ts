@@ -18,7 +18,7 @@ export interface StepSummary {
 }
 
 /** summary.json: what a recipe came to. It names no folder of the machine. */
-export interface RunSummary {
+export interface RecipeSummary {
   readonly recipe: string
   readonly description: string | null
   readonly steps: readonly StepSummary[]
@@ -26,7 +26,11 @@ export interface RunSummary {
   readonly comparisons: readonly { readonly step: string; readonly against: string; readonly comparison: Comparison }[]
 }
 
-export function summarise({ name, description }: RunRecipe, nodes: readonly Node[], results: ReadonlyMap<string, StepResult>): RunSummary {
+export function summarise(
+  { name, description }: RunRecipe,
+  nodes: readonly Node[],
+  results: ReadonlyMap<string, StepResult>,
+): RecipeSummary {
   const steps = nodes.map((node): StepSummary => {
     const { parts, facts, seconds } = results.get(node.name)!
     const from = Object.entries(node.sources).map(([slot, sources]) => [

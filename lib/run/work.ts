@@ -13,6 +13,7 @@ import { mine, type MineOptions, type MineProgress } from '../mine/mine.js'
 import type { ModelSize, Pooling } from '../model/config.js'
 import { mergeModels } from '../model/merge.js'
 import { BgeModel } from '../model/model.js'
+import { trainingReport } from '../report/training.js'
 import { stageKeys, type StageName, type TrainConfig } from '../train/config.js'
 import { train, type TrainHooks } from '../train/loop.js'
 import type { MetricsRow } from '../train/run_folder.js'
@@ -141,6 +142,7 @@ async function trainStep({ node, place, paths, recipe, hooks, signal }: Work, st
     },
     ...(signal && { signal }),
   })
+  await trainingReport(place)
   hooks.onTruncation?.(node.name, result.truncation)
   const rows = (await readFile(join(place, 'metrics.jsonl'), 'utf8')).split('\n').filter(Boolean)
   const metrics = [rows.at(0), rows.at(-1)].map((row) => (row === undefined ? {} : (JSON.parse(row) as Partial<MetricsRow>)))
