@@ -285,6 +285,33 @@ describe('the whole chain', () => {
   })
 })
 
+describe('curation as a step', () => {
+  test('its rows train a model; a changed raw file is seen by name, size and time, an untouched one rests', async () => {
+    const { train } = await readCorpus(join(quickstart, 'corpus'))
+    mkdirSync(at('raw'))
+    writeFileSync(at('raw/a.jsonl'), jsonl(train.slice(0, 20).map(({ title, text }) => ({ title, body: text }))))
+    const source = { name: 'a', files: ['raw/*.jsonl'], extract: { type: 'title-body' }, licence: 'CC0' }
+    writeFileSync(at('curation.json'), JSON.stringify({ name: 'c', sources: [source] }))
+    const steps = {
+      curate: { recipe: 'curation.json', tokenizer: 'model' },
+      contrastive: { model: 'model', data: 'curate', steps: 1, batchSize: 4, passageMaxLength: 24 },
+    }
+    writeFileSync(at('curated.json5'), JSON.stringify({ name: 'curated', device: 'cpu', threads: 1, steps }))
+    const go = async () => runRecipe(await readRunRecipe(at('curated.json5')), { out: at('curated') })
+    const { summary } = await go()
+    const { rows } = summary.steps[0]!.facts as { rows: number }
+    expect(rows).toBeGreaterThan(10)
+    expect(rows).toBeLessThanOrEqual(20)
+    expect((await go()).reused).toEqual(['curate', 'contrastive'])
+    writeFileSync(at('raw/b.jsonl'), jsonl(train.slice(20, 24).map(({ title, text }) => ({ title, body: text }))))
+    expect(await planRun(await readRunRecipe(at('curated.json5')), at('curated'))).toMatchObject([
+      { name: 'curate', state: 'run', reason: 'files has changed' },
+      { name: 'contrastive', state: 'depends' },
+    ])
+    expect((await go()).reused).toEqual([])
+  })
+})
+
 describe('reading a recipe', () => {
   const write = (recipe: unknown): string => {
     writeFileSync(at('bad.json5'), typeof recipe === 'string' ? recipe : JSON.stringify(recipe, null, 1))
