@@ -60,7 +60,6 @@ export { type ReadOptions, readRunRecipe, type RunRecipe, shippedRecipes } from 
 export { planRun, type RunHooks, runRecipe, type RunRecipeOptions, type RunResult, type StepState } from './run/run.js'
 export type { RecipeSummary } from './run/summary.js'
 export { type Comparison, comparePaired } from './run/compare.js'
-export { type MergeOptions, mergeModels, type MergePart } from './model/merge.js'
 export { splitData, type SplitOptions, type SplitResult } from './data/split.js'
 export { type DataStats, dataStats, type StatsOptions } from './data/stats.js'
 export { type FileReport, type Finding, type ValidateOptions, validateFiles } from './data/validate.js'
