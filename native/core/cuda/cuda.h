@@ -83,6 +83,7 @@ class CudaBackend final : public Backend {
   void product(const GemmCall& call);
   std::unique_ptr<Blas> blas_;
   bool wgmmaAttention_ = false;  // BGE_CUDA_ATTENTION=wgmma: see ops/attention.cu
+  bool exactSimilarity_ = false;  // BGE_CUDA_SIMILARITY=f32: see ops/similarity_pass.cu
 
   // -- graphs.cu -------------------------------------------------------------------------------------------------------------------------
   struct Graph {
