@@ -63,7 +63,7 @@ void run16(cudaStream_t stream, Arena& workspace, const GemmCall& c, int multipr
   // A weight gradient: few tiles, many rows.
   if ((c.transposeA || c.splitDepth) && c.d.type == DType::f32 && !c.bias && !c.gelu && !c.geluInput.data)
     splits = std::clamp<int64_t>(2 * multiprocessors / tiles, 1, std::min(kMostSplits, std::max<int64_t>(1, k / kSplitDepth)));
-  if (c.splitDepth) splits = std::clamp<int64_t>(static_cast<int64_t>(kSplitBytes / sizeof(float)) / (m * n), 1, splits);
+  if (c.splitDepth) splits = std::clamp<int64_t>(static_cast<int64_t>(c.workspace / sizeof(float)) / (m * n), 1, splits);
   o.depth = ((k + splits - 1) / splits + kTileK - 1) / kTileK * kTileK;
   splits = std::max<int64_t>(1, (k + o.depth - 1) / o.depth);
   float* parts = nullptr;

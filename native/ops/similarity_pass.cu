@@ -23,6 +23,7 @@ constexpr int64_t kScoreBytes = int64_t{38} << 20;  // of the L2 cache's 50 MB: 
 constexpr int64_t kLeastRows = 128;                 // a tile of the products; with more columns than fit, scores go through memory
 #endif
 constexpr float kOperandScale = 16;                 // values of unit rows lie around 0.03: far from f16's subnormal numbers
+constexpr size_t kProductBytes = size_t{8} << 20;   // of workspace: all of the loss is to stay below 0.2 GB at 19,200 x 768
 constexpr int kGradientBits = 14;                   // the largest gradient becomes at most 2^14, of 65504
 
 // out (rows, cols) = 16 x, contiguous
@@ -72,6 +73,7 @@ void CudaBackend::contrastivePass(ContrastiveResult* result, Matrix dQ, Matrix d
     forward.a = queries;
     forward.b = passages;
     forward.transposeB = true;
+    forward.workspace = kProductBytes;
     forward.alpha = exactSimilarity_ ? 1 : 1 / (kOperandScale * kOperandScale);
     multiply(forward);
     contrastiveRows(stream_, workspace_, result, tile, halfScale);
@@ -79,6 +81,7 @@ void CudaBackend::contrastivePass(ContrastiveResult* result, Matrix dQ, Matrix d
     backward.a = exactSimilarity_ ? tile.scores : Matrix(scores, DType::f16, n, M, 2 * stride);
     backward.alpha = gradientScale;
     backward.splitDepth = true;
+    backward.workspace = kProductBytes;
     if (dQ.data) {
       backward.d = dQ.slice(first, n);
       backward.b = passages;

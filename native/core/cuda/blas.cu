@@ -58,8 +58,6 @@ constexpr int kTransA = 3, kTransB = 4, kEpilogue = 7, kBiasPointer = 8, kBiasTy
 constexpr int kMaxWorkspace = 1, kReductionScheme = 3, kAlignmentA = 5;  // cublasLtMatmulPreferenceAttributes_t; 5 .. 8: A .. D
 constexpr int kEpilogueDefault = 1, kEpilogueBias = 4;
 
-constexpr size_t kWorkspace = size_t{32} << 20;
-size_t workspaceOf(const GemmCall& c) { return c.splitDepth ? kSplitBytes : kWorkspace; }
 constexpr int kCandidates = 8, kTimed = 3;
 
 int cudaType(DType t) { return t == DType::f32 ? kR32F : t == DType::f16 ? kR16F : kR16BF; }
@@ -284,7 +282,7 @@ bool Blas::multiply(const GemmCall& call) {
   BlasHeuristic fits{};
   if (!product.ready ||
       api_->MatmulAlgoCheck(handle_, product.operation.p, product.a.p, product.b.p, product.d.p, product.d.p, &algorithm, &fits) != 0 ||
-      fits.workspace > workspaceOf(c)) {
+      fits.workspace > c.workspace) {
     return false;
   }
   void* workspace = fits.workspace ? backend_.workspace_.bytes((fits.workspace + 255) / 256 * 256) : nullptr;
@@ -307,8 +305,7 @@ Blas::Plan Blas::find(const BlasProduct& product, const GemmCall& c) {
   preference.destroy = api_->MatmulPreferenceDestroy;
   if (!product.ready || api_->MatmulPreferenceCreate(&preference.p) != 0) return best;
   const auto set = [&](int attribute, auto value) { api_->MatmulPreferenceSetAttribute(preference.p, attribute, &value, sizeof value); };
-  const size_t most = workspaceOf(c);
-  set(kMaxWorkspace, uint64_t{most});
+  set(kMaxWorkspace, uint64_t{c.workspace});
   set(kReductionScheme, uint32_t{c.transposeA || c.splitDepth ? 2u : 0u});
   set(kAlignmentA, alignment(c.b));
   set(kAlignmentA + 1, alignment(c.a));
@@ -323,12 +320,12 @@ Blas::Plan Blas::find(const BlasProduct& product, const GemmCall& c) {
   // With beta the product is not repeatable in place: time it on scratch.
   void* d = c.d.data;
   if (c.beta != 0) d = backend_.workspace_.bytes(static_cast<size_t>(c.d.rows * c.d.stride * sizeOf(c.d.type)));
-  void* workspace = backend_.workspace_.bytes(most);
+  void* workspace = backend_.workspace_.bytes(c.workspace);
   cudaEvent_t start = nullptr, stop = nullptr;
   check(cudaEventCreateWithFlags(&start, 0), "a CUDA event");
   check(cudaEventCreateWithFlags(&stop, 0), "a CUDA event");
   for (int i = 0; i < count; ++i) {
-    if (found[i].state != 0 || found[i].workspace > most) continue;
+    if (found[i].state != 0 || found[i].workspace > c.workspace) continue;
     const auto run = [&] {
       return api_->Matmul(handle_, product.operation.p, &c.alpha, c.b.data, product.a.p, c.a.data, product.b.p, &c.beta, d, product.d.p, d,
                           product.d.p, &found[i].algorithm, workspace, found[i].workspace, backend_.stream_);

@@ -10,8 +10,8 @@ namespace bge {
 struct GemmCall {
   Matrix d, a, b;
   bool transposeA = false, transposeB = false;
-  // Of a product with few tiles and much depth: k may be cut into splits, within kSplitBytes of workspace.
-  bool splitDepth = false;
+  bool splitDepth = false;              // a product with few tiles and much depth: k may be cut into splits
+  size_t workspace = size_t{32} << 20;  // bytes at most that cuBLASLt, or the parts of a split product, may take
   float alpha = 1;
   float beta = 0;                       // d is not read where it is 0
   const float* bias = nullptr;          // (n)
@@ -23,8 +23,6 @@ struct GemmCall {
   int64_t n() const { return d.cols; }
   int64_t k() const { return transposeA ? a.rows : a.cols; }
 };
-
-constexpr size_t kSplitBytes = size_t{8} << 20;
 
 // An element of d depends on its row of op(a) and column of op(b), k and the operands' layouts, on nothing else of the call - unless `splits`
 // (of k) is more than 1, which is for products over rows (weight gradients) and where splitDepth allows it: their partial sums are added in
