@@ -50,7 +50,8 @@ function exact(q: Float32Array, p: Float32Array, width: number, temperature: num
   return { loss, dQ, dP }
 }
 
-const relative = (found: Float32Array, truth: Float64Array): number => Math.hypot(...truth.map((x, i) => x - found[i]!)) / Math.hypot(...truth)
+const relative = (found: Float32Array, truth: Float64Array): number =>
+  Math.hypot(...truth.map((x, i) => x - found[i]!)) / Math.hypot(...truth)
 
 describe.each([...open])('InfoNCE on %s', (name, device) => {
   // Issue: at temperature 0.01 gradients are off by 2e-3 at most. Rows of bf16, ten times less precise than f16, would be off by more than that.

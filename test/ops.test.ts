@@ -53,7 +53,8 @@ for (const dtype of await availableLowTypes()) {
 }
 if (cudaLibrary) columns.push({ name: 'cuda', storage: 'bf16', open: () => openCuda() })
 // The second version of the attention behind the same specs, where the device has it.
-if (await hasWgmma()) columns.push({ name: 'cuda by wgmma', storage: 'bf16', open: () => openCuda({ attention: 'wgmma' }), only: /^attention/ })
+if (await hasWgmma())
+  columns.push({ name: 'cuda by wgmma', storage: 'bf16', open: () => openCuda({ attention: 'wgmma' }), only: /^attention/ })
 // Products of the contrastive pass to fp32 accuracy, held to what the CPU is held to.
 if (cudaLibrary)
   columns.push({ name: 'cuda, f32 similarity', storage: 'f32', open: () => openCuda({ similarity: 'f32' }), only: /^contrastive_pass/ })

@@ -189,7 +189,10 @@ export class Replay {
   }
 
   #bothWays({ queries: B, groupSize: G, candidates, direction }: ObjectiveShape, D: number): void {
-    if (candidates === 'group') return this.#ownGroups(B, G, D)
+    if (candidates === 'group') {
+      this.#ownGroups(B, G, D)
+      return
+    }
     this.workspace.op(this.#ops.contrastivePass(B, G, D, 0))
     if (direction === 'symmetric') this.workspace.op(this.#ops.contrastivePass(B, 1, D, G * D))
   }
