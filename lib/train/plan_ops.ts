@@ -148,9 +148,14 @@ export function cpuOps(description: string, shapes: 'known' | 'most'): OpMemory 
       const parts = Math.min(16, Math.max(1, Math.floor(passages / 256)))
       const part = ceil(passages, parts)
       const run = ceil(part, ceil(part, 512))
-      const tiles = Math.max(Math.floor(Math.floor(isa.block / (F32 * rows)) / tile), 1)
-      const each = Math.max(256 * Math.min(cols, 1024), run * padded(cols) + tiles * (rows * tile + tileGap))
-      const values = [rows * passages, each * threads, padded(cols) * rows, parts * rows * cols]
+      const words = (depth: number): number => ceil(depth, group)
+      const left = (depth: number): number => (group === 1 ? 0 : roundUp(words(depth), 16) + 16)
+      const tiles = (mostRows(words(rows)) / tile) * (words(rows) * tile + tileGap)
+      const each = Math.max(
+        256 * words(Math.min(cols, 1024)),
+        words(run) * padded(cols) + Math.max(tiles, mostRows(words(run)) * left(run)),
+      )
+      const values = [rows * passages, each * threads, rows * left(cols), padded(cols) * words(rows), parts * rows * cols]
       return [...values.map((n) => n * F32), ...contrastive(rows, groupSize)]
     },
     squaredNorm: (values) => [ceil(values, 32768) * 8],

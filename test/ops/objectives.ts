@@ -1,6 +1,7 @@
 import { dot } from '../support/math.js'
 import type { Random } from '../support/random.js'
 import {
+  asIs,
   attribute,
   floats,
   inBfloat16,
@@ -10,6 +11,7 @@ import {
   ints,
   type OpCase,
   type OpSpec,
+  type Operand,
   type Operands,
   type Outputs,
   type Round,
@@ -285,17 +287,18 @@ function scoresOf(q: Float64Array, p: Float64Array, width: number, round: Round)
 }
 
 /**
- * contrastiveReference on q p^T, and the products back. Devices of 16 bits round the operands of the three products to f16: q and p times 16,
- * gradients of the scores times the power of two that brings the sum of the weights to 2^14 at most.
+ * contrastiveReference on q p^T, and the products back. CUDA rounds the operands of the three products to f16: q and p times 16, gradients of
+ * the scores times the power of two that brings the sum of the weights to 2^14 at most. The CPU with products in bf16 rounds them to that.
  */
-function contrastivePassReference(inputs: Operands, c: OpCase, round: Round, store: Round): Outputs {
-  const half = store === inBfloat16 ? inFloat16 : inFloat64
+function contrastivePassReference(inputs: Operands, c: OpCase, round: Round, store: Round, operand: Operand = asIs): Outputs {
+  const rounded = (values: Float64Array, width: number, scale: number): Float64Array =>
+    store === inBfloat16 ? values.map((x) => inFloat16(x * scale) / scale) : operand(values, width, 'activation')
   const [rows, columns, width] = [size(c, 'queries'), passages(c), size(c, 'width')]
-  const [q, p] = (['q', 'p'] as const).map((name) => floats(inputs, name).map((x) => half(16 * x) / 16)) as [Float64Array, Float64Array]
+  const [q, p] = (['q', 'p'] as const).map((name) => rounded(floats(inputs, name), width, 16)) as [Float64Array, Float64Array]
   const { dScores, ...outputs } = contrastiveReference({ ...inputs, scores: scoresOf(q, p, width, round) }, asScores(c), round)
   const weights = attribute(c, 'infoNceWeight', 1) + attribute(c, 'klWeight') + attribute(c, 'm3Weight')
   const scale = (2 ** (13 - Math.floor(Math.log2(weights))) * rows * attribute(c, 'temperature', 1)) / attribute(c, 'lossScale', 1)
-  const g = (dScores as Float64Array).map((x) => half(x * scale) / scale)
+  const g = rounded(dScores as Float64Array, columns, scale)
   const gradient = (name: string, n: number, sum: (row: number, column: number) => number): Float64Array => {
     const before = inputs[name] ? floats(inputs, name) : undefined
     return Float64Array.from({ length: n * width }, (_, at) => round((before?.[at] ?? 0) + sum(Math.floor(at / width), at % width)))
