@@ -54,16 +54,17 @@ const relative = (found: Float32Array, truth: Float64Array): number =>
   Math.hypot(...truth.map((x, i) => x - found[i]!)) / Math.hypot(...truth)
 
 describe.each([...open])('InfoNCE on %s', (name, device) => {
-  // Issue: at temperature 0.01 gradients are off by 2e-3 at most. Rows of bf16, ten times less precise than f16, would be off by more than that.
-  it.each([384, 768])('at temperature 0.01 and a width of %i, gradients are those of float64 to 2e-3', async (width) => {
+  // At temperature 0.01: fp32 and, on CUDA, f16 products, which have 2e-3 to keep to; those in bf16 are more than that off, as they have to be.
+  it.each([384, 768])('at temperature 0.01 and a width of %i, gradients are as near to float64 as the dtype allows', async (width) => {
     const [batch, temperature] = [96, 0.01]
     const { q, p } = pairs(new Random(3), batch, width, temperature)
     const truth = exact(q, p, width, temperature)
     const result = await device.contrastive(device.tensor(q, batch, width), device.tensor(p, batch, width), { temperature })
     const errors = [relative(await result.dQ.toArray(), truth.dQ), relative(await result.dP.toArray(), truth.dP)]
-    expect(Math.max(...errors)).toBeLessThan(2e-3)
-    if (!name.startsWith('cuda')) expect(Math.max(...errors)).toBeLessThan(2e-5)
-    expect(Math.abs(result.loss - truth.loss) / truth.loss).toBeLessThan(name.startsWith('cuda') ? 1e-3 : 1e-6)
+    const error = Math.max(...errors)
+    if (name === 'cpu bf16') expect(error).toBeGreaterThan(2e-3)
+    expect(error).toBeLessThan(name === 'cpu bf16' ? 2e-2 : name === 'cuda' ? 2e-3 : 2e-5)
+    expect(Math.abs(result.loss - truth.loss) / truth.loss).toBeLessThan(name === 'cpu bf16' ? 1e-2 : name === 'cuda' ? 1e-3 : 1e-6)
     expect(truth.loss).toBeGreaterThan(0.3)
   })
 
