@@ -184,7 +184,7 @@ export interface DeviceMemory {
   workspacePeak: number
 }
 
-/** What linear layers multiply in; everything else, weights and optimizer state among it, is fp32 (hidden states on CUDA: bf16). */
+/** What linear layers and the contrastive loss multiply in; all else, weights and optimizer state too, is fp32 (hidden states on CUDA: bf16). */
 export type Dtype = 'fp32' | 'bf16' | 'int8'
 export const dtypes: readonly Dtype[] = ['fp32', 'bf16', 'int8']
 
@@ -235,8 +235,8 @@ export interface DeviceOptions {
   /** CPU worker threads. Default: what affinity and cgroup limits allow */
   threads?: number
   /**
-   * 'fp32' (default on the CPU); 'bf16': operands of linear layers are rounded to bf16, sums are fp32 (CUDA's only type, which stores hidden
-   * states in it too); 'int8', CPU only and for inference only: weights are quantised per output channel, rows of activations when they come.
+   * 'fp32' (default on the CPU); 'bf16': operands of linear layers and of the contrastive loss are rounded to bf16, sums are fp32 (CUDA's only
+   * type, which stores hidden states in it too, and takes f16 for the loss); 'int8', CPU only and for inference only: weights are quantised per output channel, rows of activations when they come.
    * On the CPU bf16 needs AVX-512-BF16 and int8 AVX-512-VNNI. What the device does not have is refused, never replaced
    */
   dtype?: Dtype

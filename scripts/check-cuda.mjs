@@ -18,7 +18,7 @@ const RELEASE_PTX = '120'
  */
 const COLD = ['generalForward', 'generalBackward', 'contrastiveKernel']
 /** Part of a kernel's name: it must have instructions of the tensor cores. */
-const TENSOR = ['gemmBf16', 'forwardKernel', 'backwardKernel']
+const TENSOR = ['gemm16Bit', 'forwardKernel', 'backwardKernel']
 /** The same for kernels of sm_90a, which are empty for every other architecture. */
 const WARPGROUP = ['wgmmaForward']
 

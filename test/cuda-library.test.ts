@@ -13,7 +13,7 @@ const root = join(import.meta.dirname, '..')
 const scratch = mkdtempSync(join(tmpdir(), 'bge-cuda-library-'))
 afterAll(() => rmSync(scratch, { recursive: true, force: true }))
 
-const names = ['BGE_CUDA_LIBRARY', 'BGE_CUDA_GEMM', 'BGE_CUBLASLT', 'BGE_CUDA_ATTENTION'] as const
+const names = ['BGE_CUDA_LIBRARY', 'BGE_CUDA_GEMM', 'BGE_CUBLASLT', 'BGE_CUDA_ATTENTION', 'BGE_CUDA_SIMILARITY'] as const
 const before = names.map((name) => process.env[name])
 afterEach(() => {
   names.forEach((name, i) => {
@@ -113,7 +113,7 @@ describe('the CUDA library', () => {
     const hash = createHash('sha256').update(functions.join('\n')).digest('hex').slice(0, 16)
     const number = /kCudaContract = (\d+);/.exec(readFileSync(join(root, 'native/core/cuda_library.h'), 'utf8'))?.[1]
     // When this fails: raise kCudaContract in native/core/cuda_library.h and write the new pair here.
-    expect(`${number}: ${hash}`).toBe('2: e34d48cf258246e0')
+    expect(`${number}: ${hash}`).toBe('3: 1820a6cea643b0c9')
   })
 })
 
@@ -210,6 +210,13 @@ describe.skipIf(!existsSync(emulated))('the emulated device (skipped without bui
     const error = await failure('cuda', emulated)
     expect(error.code).toBe('ERR_BGE_ARGUMENT')
     expect(error.message).toBe('BGE_CUDA_ATTENTION must be mma or wgmma, but was "mine"')
+  })
+
+  it('knows two kinds of similarity products', async () => {
+    process.env['BGE_CUDA_SIMILARITY'] = 'bf16'
+    const error = await failure('cuda', emulated)
+    expect(error.code).toBe('ERR_BGE_ARGUMENT')
+    expect(error.message).toBe('BGE_CUDA_SIMILARITY must be f16 or f32, but was "bf16"')
   })
 
   it('says that cuBLASLt is missing where it is asked for by name', async () => {

@@ -49,11 +49,15 @@ const columns: { name: string; storage: Storage; open: (threads: number) => Prom
 for (const dtype of await availableLowTypes()) {
   const storage = `f32, products ${dtype}` as const
   const open = (threads: number) => openDevice({ device: 'cpu', threads, dtype })
-  columns.push({ name: `cpu ${dtype}`, storage, open, only: dtype === 'bf16' ? /^linear/ : /^linear$/ })
+  columns.push({ name: `cpu ${dtype}`, storage, open, only: dtype === 'bf16' ? /^(linear|contrastive_pass)/ : /^linear$/ })
 }
 if (cudaLibrary) columns.push({ name: 'cuda', storage: 'bf16', open: () => openCuda() })
 // The second version of the attention behind the same specs, where the device has it.
-if (await hasWgmma()) columns.push({ name: 'cuda by wgmma', storage: 'bf16', open: () => openCuda('wgmma'), only: /^attention/ })
+if (await hasWgmma())
+  columns.push({ name: 'cuda by wgmma', storage: 'bf16', open: () => openCuda({ attention: 'wgmma' }), only: /^attention/ })
+// Products of the contrastive pass to fp32 accuracy, held to what the CPU is held to.
+if (cudaLibrary)
+  columns.push({ name: 'cuda, f32 similarity', storage: 'f32', open: () => openCuda({ similarity: 'f32' }), only: /^contrastive_pass/ })
 
 describe.each(columns)('$name', ({ storage, open, only }) => {
   let two: Device

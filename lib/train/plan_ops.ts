@@ -27,6 +27,8 @@ export interface OpMemory {
   crossEntropy(rows: number): number[]
   /** of `rows` rows of scores whose groups hold `groupSize` */
   contrastive(rows: number, groupSize: number): number[]
+  /** of all pairs of (queries, cols) and (queries * groupSize, cols). `added`: 0, or the row stride of the dQ of another pass that is added to */
+  contrastivePass(queries: number, groupSize: number, cols: number, added: number): number[]
   squaredNorm(values: number): number[]
 }
 
@@ -113,6 +115,7 @@ export function cpuOps(description: string, shapes: 'known' | 'most'): OpMemory 
     if (shapes === 'most') return Math.min(ceil(rows, 32), 256)
     return ceil(rows, Math.max(32, ceil(rows, 256)))
   }
+  const contrastive = (rows: number, groupSize: number): number[] => [rows * 32, rows * 2 * groupSize * 8]
   return {
     hiddenBytes: F32,
     rounding: 1,
@@ -137,7 +140,24 @@ export function cpuOps(description: string, shapes: 'known' | 'most'): OpMemory 
     layerNormBackward: (rows, cols) => [chunks(rows) * 2 * cols * F32],
     embeddingBackward: (rows, cols) => [chunks(rows) * 3 * cols * F32, rows * cols * F32, chunks(rows) * cols * F32],
     crossEntropy: (rows) => [rows * 16],
-    contrastive: (rows, groupSize) => [rows * 32, rows * 2 * groupSize * 8],
+    contrastive,
+    contrastivePass: (queries, groupSize, cols) => {
+      const passages = queries * groupSize
+      const fit = Math.min(512, Math.max(48, Math.floor((12 << 20) / F32 / passages)))
+      const rows = Math.min(queries, roundUp(ceil(queries, ceil(queries, Math.min(queries, fit))), tile))
+      const parts = Math.min(16, Math.max(1, Math.floor(passages / 256)))
+      const part = ceil(passages, parts)
+      const run = ceil(part, ceil(part, 512))
+      const words = (depth: number): number => ceil(depth, group)
+      const left = (depth: number): number => (group === 1 ? 0 : roundUp(words(depth), 16) + 16)
+      const tiles = (mostRows(words(rows)) / tile) * (words(rows) * tile + tileGap)
+      const each = Math.max(
+        256 * words(Math.min(cols, 1024)),
+        words(run) * padded(cols) + Math.max(tiles, mostRows(words(run)) * left(run)),
+      )
+      const values = [rows * passages, each * threads, rows * left(cols), padded(cols) * words(rows), parts * rows * cols]
+      return [...values.map((n) => n * F32), ...contrastive(rows, groupSize)]
+    },
     squaredNorm: (values) => [ceil(values, 32768) * 8],
   }
 }
@@ -150,6 +170,7 @@ export function cudaOps(): OpMemory {
   // at most two tiles of 128 x 128 for each multiprocessor.
   const product = (rows: number, cols: number): number[] => [rows * cols * F32, 32 << 20]
   const partials = (rows: number, cols: number, kinds: number): number[] => [Math.min(132 * 16, ceil(rows, 2)) * kinds * cols * F32]
+  const contrastive = (rows: number, groupSize: number): number[] => [rows * 32, rows * groupSize * 8, rows * groupSize * 8]
   return {
     hiddenBytes: BF16,
     rounding: 512,
@@ -175,7 +196,17 @@ export function cudaOps(): OpMemory {
       return [rows * cols * F32, ...partials(rows, cols, 3), ...Array(4).fill(2 * rows * 4), 2 * 256 * ceil(rows, 2048) * 4, tiles, tiles]
     },
     crossEntropy: (rows) => [rows * 32],
-    contrastive: (rows, groupSize) => [rows * 32, rows * groupSize * 8, rows * groupSize * 8],
+    contrastive,
+    contrastivePass: (queries, groupSize, cols, added) => {
+      const F16 = 2
+      const passages = queries * groupSize
+      const stride = roundUp(passages, 8)
+      const fit = Math.max(128, Math.floor((38 << 20) / (stride * F32)))
+      const rows = ceil(queries, ceil(queries, Math.min(queries, fit)))
+      const copy = added > 0 ? Math.max(passages * cols, rows * added) * F32 : 0 // cuBLASLt's algorithms are timed on one
+      const operands = [rows * stride * F32, passages * cols * F16, rows * cols * F16]
+      return [...operands, ...contrastive(rows, groupSize), copy, 8 << 20]
+    },
     squaredNorm: (values) => [ceil(values, 32768) * 8],
   }
 }

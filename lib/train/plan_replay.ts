@@ -164,7 +164,7 @@ export class Replay {
     })
   }
 
-  /** contrastiveObjective: the side inputs, and one block of scores at a time. */
+  /** contrastiveObjective: the side inputs, and the passes over all scores. */
   contrastive(o: ObjectiveShape): void {
     const { workspace: w } = this
     const { hidden: D } = this.#model
@@ -189,25 +189,26 @@ export class Replay {
   }
 
   #bothWays({ queries: B, groupSize: G, candidates, direction }: ObjectiveShape, D: number): void {
-    this.#scores(B, G, candidates === 'group' ? 'own' : 'all', D)
-    if (direction === 'symmetric') this.#scores(B, 1, 'all', D)
+    if (candidates === 'group') {
+      this.#ownGroups(B, G, D)
+      return
+    }
+    this.workspace.op(this.#ops.contrastivePass(B, G, D, 0))
+    if (direction === 'symmetric') this.workspace.op(this.#ops.contrastivePass(B, 1, D, G * D))
   }
 
-  /** Blocks of the scores (B, B * G), or (B, G) of each query's own group. */
-  #scores(B: number, G: number, groups: 'own' | 'all', D: number): void {
+  /** Blocks of the scores of each query's own group. */
+  #ownGroups(B: number, G: number, D: number): void {
     const { workspace: w } = this
     const ops = this.#ops
-    const own = groups === 'own'
-    const M = B * G
-    const rows = Math.min(B, own ? 64 : Math.max(16, Math.floor(Math.floor((16 << 20) / (M * F32)) / 8) * 8))
+    const rows = Math.min(B, 64)
     w.scope(() => {
-      w.take(rows * (own ? rows * G : M) * F32)
+      w.take(rows * rows * G * F32)
       for (const n of blocks(B, rows)) {
-        const columns = own ? n * G : M
-        w.op(ops.matmul(n, columns, D, 'plain'))
+        w.op(ops.matmul(n, n * G, D, 'plain'))
         w.op(ops.contrastive(n, G))
-        w.op(ops.matmul(n, D, columns, 'plain'))
-        w.op(ops.matmul(columns, D, n, 'transposed'))
+        w.op(ops.matmul(n, D, n * G, 'plain'))
+        w.op(ops.matmul(n * G, D, n, 'transposed'))
       }
     })
   }

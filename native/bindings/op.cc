@@ -274,15 +274,12 @@ OpTensors normalizeBackward(OpCall& c) {
   return c.run([&] { c.backend.normalizeBackward(dX, dOut, y, norm); });
 }
 
-OpTensors contrastive(OpCall& c) {
+// Everything of a tile but its scores; `m` columns.
+Contrastive contrastiveOptions(OpCall& c, int64_t queries, int64_t m) {
   Contrastive t;
-  const int64_t r = c.size("rows"), m = c.size("cols");
-  t.queries = c.size("queries");
-  t.scores = c.plainInOut("scores", "dScores", r, m);
-  t.firstRow = c.size("firstRow", 0);
+  t.queries = queries;
   t.groupSize = static_cast<int32_t>(c.size("groupSize", 1));
   t.temperature = static_cast<float>(c.attribute("temperature", 1));
-  t.ownGroupOnly = c.flag("ownGroupOnly");
   t.infoNceWeight = static_cast<float>(c.attribute("infoNceWeight", 1));
   t.klWeight = static_cast<float>(c.attribute("klWeight", 0));
   t.m3Weight = static_cast<float>(c.attribute("m3Weight", 0));
@@ -302,15 +299,39 @@ OpTensors contrastive(OpCall& c) {
   if (c.has("sourceIds")) t.sourceIds = c.ints("sourceIds", t.queries);
   t.falseNegativeMargin = static_cast<float>(c.attribute("falseNegativeMargin", t.falseNegativeMargin));
   t.falseNegativesInGroup = c.flag("falseNegativesInGroup");
+  return t;
+}
+
+void addResult(OpTensors& out, const ContrastiveResult& v) {
+  out.f["loss"] = {static_cast<float>(v.loss)};
+  out.i["correct"] = {static_cast<int32_t>(v.correct)};
+  out.i["masked"] = {static_cast<int32_t>(v.masked)};
+  out.i["falseNegatives"] = {static_cast<int32_t>(v.falseNegatives)};
+}
+
+OpTensors contrastive(OpCall& c) {
+  const int64_t r = c.size("rows"), m = c.size("cols");
+  Contrastive t = contrastiveOptions(c, c.size("queries"), m);
+  t.scores = c.plainInOut("scores", "dScores", r, m);
+  t.firstRow = c.size("firstRow", 0);
+  t.ownGroupOnly = c.flag("ownGroupOnly");
   auto* result = c.result(ContrastiveResult{});
-  return c.run([&] { c.backend.contrastive(result, t); },
-               [&](OpTensors& out) {
-                 const auto v = c.value(result);
-                 out.f["loss"] = {static_cast<float>(v.loss)};
-                 out.i["correct"] = {static_cast<int32_t>(v.correct)};
-                 out.i["masked"] = {static_cast<int32_t>(v.masked)};
-                 out.i["falseNegatives"] = {static_cast<int32_t>(v.falseNegatives)};
-               });
+  return c.run([&] { c.backend.contrastive(result, t); }, [&](OpTensors& out) { addResult(out, c.value(result)); });
+}
+
+// `only` 1: dQ alone, 2: dP alone. What is accumulated to comes as the inputs dQ and dP.
+OpTensors contrastivePass(OpCall& c) {
+  const int64_t b = c.size("queries"), m = b * c.size("groupSize", 1), w = c.size("width"), only = c.size("only", 0);
+  const Contrastive t = contrastiveOptions(c, b, m);
+  const bool accumulate = c.flag("accumulate");
+  const auto gradient = [&](const char* name, int64_t rows) {
+    return accumulate ? c.plainInOut(name, name, rows, w) : c.plainOut(name, rows, w);
+  };
+  const Matrix dQ = only == 2 ? Matrix() : gradient("dQ", b), dP = only == 1 ? Matrix() : gradient("dP", m);
+  const Matrix q = c.plainMatrix("q", b, w), p = c.plainMatrix("p", m, w);
+  auto* result = c.result(ContrastiveResult{});
+  return c.run([&] { c.backend.contrastivePass(result, dQ, dP, q, p, t, accumulate); },
+               [&](OpTensors& out) { addResult(out, c.value(result)); });
 }
 
 OpTensors topK(OpCall& c) {
@@ -374,6 +395,7 @@ constexpr Op kOps[] = {{"linear", linear},
                        {"normalize", normalize},
                        {"normalize_backward", normalizeBackward},
                        {"contrastive", contrastive},
+                       {"contrastive_pass", contrastivePass},
                        {"top_k", topK},
                        {"squared_norm", squaredNorm},
                        {"adamw", adamw}};

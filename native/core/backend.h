@@ -219,6 +219,12 @@ class Backend {
   virtual void normalize(Matrix out, float* norm, Matrix x) = 0;
   virtual void normalizeBackward(Matrix dX, Matrix dOut, Matrix out, const float* norm) = 0;  // overwrites; dX may be dOut
   virtual void contrastive(ContrastiveResult* result, const Contrastive& tile) = 0;
+  // contrastive() on all scores q (B, D) p (M, D)^T, block by block, the gradients with it: dQ (B, D), dP (M, D) overwritten, or added to
+  // when accumulate; data null: not wanted. `whole` describes all B rows (its scores and firstRow are not read, ownGroupOnly is false). Rows
+  // of q and p have length 1: a device may round them to f16 (times 16) for its products, whose sums, and everything after them up to the
+  // gradients of the scores, are f32. All candidates of a row and its target come from the same product.
+  virtual void contrastivePass(ContrastiveResult* result, Matrix dQ, Matrix dP, Matrix q, Matrix p, const Contrastive& whole,
+                               bool accumulate) = 0;
   // Exact top-k of q (B, D) against p (M, D): indices (B, k) are p's row numbers plus firstIndex, scores (B, k) descending, ties by
   // smaller index. merge: the arrays already hold a sorted result of earlier rows of p (index -1 = empty slot, score -inf) and are merged.
   // Fewer than k candidates: remaining slots -1 / -inf.

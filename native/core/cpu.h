@@ -63,6 +63,8 @@ class CpuBackend final : public Backend {
   void normalize(Matrix out, float* norm, Matrix x) override;
   void normalizeBackward(Matrix dX, Matrix dOut, Matrix out, const float* norm) override;
   void contrastive(ContrastiveResult* result, const Contrastive& tile) override;
+  void contrastivePass(ContrastiveResult* result, Matrix dQ, Matrix dP, Matrix q, Matrix p, const Contrastive& whole,
+                       bool accumulate) override;
   void topK(int32_t* indices, float* scores, int32_t k, Matrix q, Matrix p, int32_t firstIndex, bool merge) override;
   void squaredNorm(double* result, const float* x, int64_t n) override;
   void adamw(float* parameter, float* m, float* v, const float* gradient, int64_t n, const AdamW& options) override;

@@ -10,7 +10,6 @@ namespace bge {
 
 namespace {
 
-constexpr int64_t kBlockBytes = int64_t{16} << 20;  // of scores
 constexpr int64_t kOwnGroupRows = 64;
 
 std::string text(int64_t n) { return std::to_string(n); }
@@ -114,32 +113,25 @@ Contrastive prepareBackward(Backend& b, Arena& arena, const ObjectiveOptions& o,
   return tile;
 }
 
-// One width, one direction. dQ (B, D), dP (M, D) overwritten, or added to when accumulate (data null: not wanted).
-void pass(Backend& b, ContrastiveResult* result, Matrix dQ, Matrix dP, Matrix q, Matrix p, const Contrastive& whole, bool accumulate) {
-  const int64_t B = q.rows, M = p.rows, G = whole.groupSize;
-  const bool own = whole.ownGroupOnly;
+// One width, queries against the passages of their own groups: small problems of n queries with their n G passages. dQ (B, D), dP (M, D)
+// overwritten (data null: not wanted).
+void ownGroups(Backend& b, ContrastiveResult* result, Matrix dQ, Matrix dP, Matrix q, Matrix p, const Contrastive& whole) {
+  const int64_t B = q.rows, G = whole.groupSize, rows = std::min(B, kOwnGroupRows);
   Arena::Scope scope(b.workspace());
-  const int64_t fit = kBlockBytes / (M * static_cast<int64_t>(sizeof(float)));
-  const int64_t rows = std::min(B, own ? kOwnGroupRows : std::max<int64_t>(16, fit / 8 * 8));
-  float* memory = b.workspace().take<float>(rows * (own ? rows * G : M));
+  float* memory = b.workspace().take<float>(rows * rows * G);
   for (int64_t first = 0; first < B; first += rows) {
     const int64_t n = std::min(rows, B - first);
-    // Own groups only: a block is a small problem of its own, n queries with their n G passages.
-    const auto candidates = [&](Matrix m) { return own && m.data ? m.slice(first * G, n * G) : m; };
-    const Matrix qBlock = q.slice(first, n), pBlock = candidates(p), dPBlock = candidates(dP);
+    const Matrix qBlock = q.slice(first, n), pBlock = p.slice(first * G, n * G);
     Contrastive tile = whole;
     tile.scores = Matrix(memory, n, pBlock.rows);
-    tile.firstRow = own ? 0 : first;
-    if (own) {
-      if (tile.teacher) tile.teacher += first * G;
-      if (tile.passageIds) tile.passageIds += first * G;
-      if (tile.positiveOffsets) tile.positiveOffsets += first;
-      tile.queryIds = nullptr;  // they never remove a column of the own group
-    }
+    if (tile.teacher) tile.teacher += first * G;
+    if (tile.passageIds) tile.passageIds += first * G;
+    if (tile.positiveOffsets) tile.positiveOffsets += first;
+    tile.queryIds = nullptr;  // they never remove a column of the own group
     b.matmul(tile.scores, qBlock, false, pBlock, true, 1, 0);
     b.contrastive(result, tile);
-    if (dQ.data) b.matmul(dQ.slice(first, n), tile.scores, false, pBlock, false, 1, accumulate ? 1 : 0);
-    if (dP.data) b.matmul(dPBlock, tile.scores, true, qBlock, false, 1, !accumulate && (own || first == 0) ? 0 : 1);
+    if (dQ.data) b.matmul(dQ.slice(first, n), tile.scores, false, pBlock, false, 1, 0);
+    if (dP.data) b.matmul(dP.slice(first * G, n * G), tile.scores, true, qBlock, false, 1, 0);
   }
 }
 
@@ -158,8 +150,9 @@ ContrastiveResult contrastiveObjective(Backend& backend, Matrix dQ, Matrix dP, M
   const Contrastive backward = options.symmetric ? prepareBackward(backend, arena, options, forward) : Contrastive();
   const auto positives = [&](Matrix m) { return Matrix(m.as<float>(), q.rows, m.cols, m.stride * options.groupSize); };
   const auto bothWays = [&](size_t i, Matrix dQs, Matrix dPs, Matrix qs, Matrix ps) {
-    pass(backend, results + i, dQs, dPs, qs, ps, forward, false);
-    if (options.symmetric) pass(backend, results + passes + i, positives(dPs), dQs, positives(ps), qs, backward, true);
+    if (options.ownGroupOnly) return ownGroups(backend, results + i, dQs, dPs, qs, ps, forward);
+    backend.contrastivePass(results + i, dQs, dPs, qs, ps, forward, false);
+    if (options.symmetric) backend.contrastivePass(results + passes + i, positives(dPs), dQs, positives(ps), qs, backward, true);
   };
   if (options.matryoshka.empty()) {
     bothWays(0, dQ, dP, q, p);

@@ -42,16 +42,17 @@ Epilogue epilogueOf(const GemmCall& c) {
   return e;
 }
 
-template <bool transposeA, bool transposeB>
-void launch16(cudaStream_t stream, const gemm16::Operands& o, const Epilogue& e, dim3 grid, bool wholeChunks) {
-  if (wholeChunks) launch((gemm16::gemmBf16<transposeA, transposeB, true>), grid, gemm16::kThreads, gemm16::kSharedBytes, stream, o, e);
-  else launch((gemm16::gemmBf16<transposeA, transposeB, false>), grid, gemm16::kThreads, gemm16::kSharedBytes, stream, o, e);
+template <bool transposeA, bool transposeB, class T>
+void launch16(cudaStream_t stream, const gemm16::Operands<T>& o, const Epilogue& e, dim3 grid, bool wholeChunks) {
+  if (wholeChunks) launch((gemm16::gemm16Bit<T, transposeA, transposeB, true>), grid, gemm16::kThreads, gemm16::kSharedBytes, stream, o, e);
+  else launch((gemm16::gemm16Bit<T, transposeA, transposeB, false>), grid, gemm16::kThreads, gemm16::kSharedBytes, stream, o, e);
 }
 
+template <class T>
 void run16(cudaStream_t stream, Arena& workspace, const GemmCall& c, int multiprocessors) {
   using namespace gemm16;
   const int64_t m = c.m(), n = c.n(), k = c.k();
-  Operands o{c.a.as<bf16>(), c.b.as<bf16>(), c.a.stride, c.b.stride, m, n, k, 0, (n + kTileN - 1) / kTileN};
+  Operands<T> o{c.a.as<T>(), c.b.as<T>(), c.a.stride, c.b.stride, m, n, k, 0, (n + kTileN - 1) / kTileN};
   const int64_t tiles = (m + kTileM - 1) / kTileM * o.tilesN;
   // 16-byte copies need whole chunks along the contiguous dimension.
   const auto chunked = [](Matrix x) { return x.stride % 8 == 0 && x.cols % 8 == 0 && aligned(x.data, 16); };
@@ -59,8 +60,10 @@ void run16(cudaStream_t stream, Arena& workspace, const GemmCall& c, int multipr
   Epilogue e = epilogueOf(c);
   Arena::Scope scope(workspace);
   int64_t splits = 1;
-  if (c.transposeA && c.d.type == DType::f32 && !c.bias && !c.gelu && !c.geluInput.data)  // a weight gradient: few tiles, many rows
+  // A weight gradient: few tiles, many rows.
+  if ((c.transposeA || c.splitDepth) && c.d.type == DType::f32 && !c.bias && !c.gelu && !c.geluInput.data)
     splits = std::clamp<int64_t>(2 * multiprocessors / tiles, 1, std::min(kMostSplits, std::max<int64_t>(1, k / kSplitDepth)));
+  if (c.splitDepth) splits = std::clamp<int64_t>(static_cast<int64_t>(c.workspace / sizeof(float)) / (m * n), 1, splits);
   o.depth = ((k + splits - 1) / splits + kTileK - 1) / kTileK * kTileK;
   splits = std::max<int64_t>(1, (k + o.depth - 1) / o.depth);
   float* parts = nullptr;
@@ -96,7 +99,8 @@ void run32(cudaStream_t stream, const GemmCall& c) {
 void ownGemm(cudaStream_t stream, Arena& workspace, const GemmCall& call, int multiprocessors) {
   if (call.m() == 0 || call.n() == 0) return;
   requireType(call.b.type, call.a.type, "a product");
-  if (call.a.type == DType::bf16) run16(stream, workspace, call, multiprocessors);
+  if (call.a.type == DType::bf16) run16<bf16>(stream, workspace, call, multiprocessors);
+  else if (call.a.type == DType::f16) run16<f16>(stream, workspace, call, multiprocessors);
   else if (call.a.type == DType::f32) run32(stream, call);
   else requireType(call.a.type, DType::bf16, "a product");
 }

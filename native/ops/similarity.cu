@@ -2,12 +2,18 @@
 // columns, finds the maximum and the sum of exponentials outside the own group, one thread does the own group in double, and all threads
 // write the gradient. Rows leave their results in scratch; one block adds them in row order.
 #include "cuda/rows.cuh"
+#include "cuda/similarity.h"
 
 namespace bge {
 
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 512;
+#if defined(BGE_CUDA_EMULATED)  // the tests shall see both ways
+constexpr int64_t kMostCached = 512;
+#else
+constexpr int64_t kMostCached = 24 << 10;  // columns of a row that shared memory holds, on every GPU: 96 KiB
+#endif
 constexpr float kRemoved = -INFINITY;
 
 struct RowResult { double loss; int64_t masked, falseNegatives, correct; };
@@ -44,17 +50,26 @@ template <class T, class Combine> __device__ T combined(const T (&parts)[kThread
   return all;
 }
 
-// z, dz: (rows, G) scratch
-__global__ void __launch_bounds__(kThreads) contrastiveKernel(RowResult* results, Contrastive c, double* zs, double* dzs) {
+// z, dz: (rows, G) scratch. kHalf: the gradient is left as f16, in place (HalfGradient). kCached: the row lies in shared memory meanwhile.
+template <bool kHalf, bool kCached>
+__global__ void __launch_bounds__(kThreads) contrastiveKernel(RowResult* results, Contrastive c, double* zs, double* dzs, float halfScale) {
+  BGE_SHARED(float, cache);
   BGE_SHARED_STATIC(Shared, sharedOne, 1);
   Shared& s = sharedOne[0];
   const int64_t r = blockIdx.x, M = c.scores.cols, query = c.firstRow + r;
   const int32_t G = c.groupSize;
   const int64_t target = query * G;
-  float* const x = static_cast<float*>(c.scores.data) + r * c.scores.stride;
+  float* const row = static_cast<float*>(c.scores.data) + r * c.scores.stride;
+  float* const x = kCached ? cache : row;
   double* const z = zs + r * G;
   double* const dz = dzs + r * G;
   const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
+  if constexpr (kCached) {
+    for (int64_t j = 4 * t; j < M; j += 4 * kThreads) copyAsync16(cache + j, row + j);
+    commitAsync();
+    waitAsync<0>();
+    __syncthreads();
+  }
   const float score = x[target];
   const int32_t* const positives = c.passageIds && c.positiveOffsets ? c.positiveIds + c.positiveOffsets[query] : nullptr;
   const int64_t positiveCount = positives ? c.positiveOffsets[query + 1] - c.positiveOffsets[query] : 0;
@@ -177,7 +192,7 @@ __global__ void __launch_bounds__(kThreads) contrastiveKernel(RowResult* results
       }
     }
     const double scale = static_cast<double>(c.lossScale) / static_cast<double>(c.queries);
-    const double gradientScale = scale / c.temperature;
+    const double gradientScale = kHalf ? static_cast<double>(halfScale) : scale / c.temperature;
     for (int32_t g = 0; g < G; ++g) x[target + g] = static_cast<float>(dz[g] * gradientScale);
     s.outsideFactor = outsideFactor * gradientScale;
     const auto plus = [](int64_t a, int64_t b) { return a + b; };
@@ -186,9 +201,22 @@ __global__ void __launch_bounds__(kThreads) contrastiveKernel(RowResult* results
   }
   __syncthreads();
   const float outsideFactor = static_cast<float>(s.outsideFactor);
-  for (int64_t j = t; j < M; j += kThreads) {
-    if (j >= target && j < target + G) continue;
-    x[j] = outside ? x[j] * outsideFactor : 0.0f;
+  const auto gradient = [&](int64_t j) {
+    if (j >= target && j < target + G) return x[j];
+    return outside && j < M ? x[j] * outsideFactor : 0.0f;
+  };
+  if constexpr (kHalf) {
+    auto* const halves = reinterpret_cast<uint32_t*>(row);
+    for (int64_t first = 0; first < M; first += 2 * kThreads) {
+      const int64_t j = first + 2 * t;
+      const uint32_t two = packF16(gradient(j), gradient(j + 1));
+      if constexpr (!kCached) __syncthreads();  // 2 kThreads values have been read before kThreads of them are written over
+      if (j < M) halves[j / 2] = two;
+    }
+  } else {
+    for (int64_t j = t; j < M; j += kThreads) {
+      if (j < target || j >= target + G) x[j] = gradient(j);
+    }
   }
 }
 
@@ -216,14 +244,23 @@ __global__ void __launch_bounds__(kThreads) addResultsKernel(ContrastiveResult* 
 
 }  // namespace
 
-void CudaBackend::contrastive(ContrastiveResult* result, const Contrastive& tile) {
+void contrastiveRows(cudaStream_t stream, Arena& workspace, ContrastiveResult* result, const Contrastive& tile, float halfScale) {
   const int64_t rows = tile.scores.rows, G = tile.groupSize;
   if (rows == 0) return;
-  Arena::Scope scope(workspace_);
-  auto* each = workspace_.take<RowResult>(rows);
-  double *z = workspace_.take<double>(rows * G), *dz = workspace_.take<double>(rows * G);
-  launch(contrastiveKernel, dim3(static_cast<unsigned int>(rows)), kThreads, 0, stream_, each, tile, z, dz);
-  launch(addResultsKernel, 1, kThreads, 0, stream_, result, each, rows);
+  Arena::Scope scope(workspace);
+  auto* each = workspace.take<RowResult>(rows);
+  double *z = workspace.take<double>(rows * G), *dz = workspace.take<double>(rows * G);
+  const dim3 grid(static_cast<unsigned int>(rows));
+  const int64_t cached = (tile.scores.cols + 3) / 4 * 4;
+  if (halfScale == 0) launch((contrastiveKernel<false, false>), grid, kThreads, 0, stream, each, tile, z, dz, 0.0f);
+  else if (cached <= kMostCached)
+    launch((contrastiveKernel<true, true>), grid, kThreads, static_cast<size_t>(cached) * sizeof(float), stream, each, tile, z, dz, halfScale);
+  else launch((contrastiveKernel<true, false>), grid, kThreads, 0, stream, each, tile, z, dz, halfScale);
+  launch(addResultsKernel, 1, kThreads, 0, stream, result, each, rows);
+}
+
+void CudaBackend::contrastive(ContrastiveResult* result, const Contrastive& tile) {
+  contrastiveRows(stream_, workspace_, result, tile, 0);
 }
 
 }  // namespace bge

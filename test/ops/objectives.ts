@@ -1,13 +1,17 @@
 import { dot } from '../support/math.js'
 import type { Random } from '../support/random.js'
 import {
+  asIs,
   attribute,
   floats,
+  inBfloat16,
+  inFloat16,
   inFloat64,
   type Inputs,
   ints,
   type OpCase,
   type OpSpec,
+  type Operand,
   type Operands,
   type Outputs,
   type Round,
@@ -268,6 +272,99 @@ const contrastive: OpSpec = {
   benchmarks: [{ attributes: { rows: 256, cols: 16384, queries: 16384, temperature: 0.02 }, bytes: 2 * 4 * 256 * 16384 }],
 }
 
+// ---- contrastive pass ----
+
+/** The columns of a pass, and of the scores that a block of all its rows would have. */
+const passages = (c: OpCase): number => size(c, 'queries') * (c.attributes['groupSize'] ?? 1)
+const asScores = (c: OpCase): OpCase => ({ ...c, attributes: { ...c.attributes, rows: size(c, 'queries'), cols: passages(c) } })
+
+/** q (B, D) p (M, D)^T */
+function scoresOf(q: Float64Array, p: Float64Array, width: number, round: Round): Float64Array {
+  const [rows, columns] = [q.length / width, p.length / width]
+  return Float64Array.from({ length: rows * columns }, (_, at) =>
+    dot(q, Math.floor(at / columns) * width, 1, p, (at % columns) * width, 1, width, round),
+  )
+}
+
+/**
+ * contrastiveReference on q p^T, and the products back. CUDA rounds the operands of the three products to f16: q and p times 16, gradients of
+ * the scores times the power of two that brings the sum of the weights to 2^14 at most. The CPU with products in bf16 rounds them to that.
+ */
+function contrastivePassReference(inputs: Operands, c: OpCase, round: Round, store: Round, operand: Operand = asIs): Outputs {
+  const rounded = (values: Float64Array, width: number, scale: number): Float64Array =>
+    store === inBfloat16 ? values.map((x) => inFloat16(x * scale) / scale) : operand(values, width, 'activation')
+  const [rows, columns, width] = [size(c, 'queries'), passages(c), size(c, 'width')]
+  const [q, p] = (['q', 'p'] as const).map((name) => rounded(floats(inputs, name), width, 16)) as [Float64Array, Float64Array]
+  const { dScores, ...outputs } = contrastiveReference({ ...inputs, scores: scoresOf(q, p, width, round) }, asScores(c), round)
+  const weights = attribute(c, 'infoNceWeight', 1) + attribute(c, 'klWeight') + attribute(c, 'm3Weight')
+  const scale = (2 ** (13 - Math.floor(Math.log2(weights))) * rows * attribute(c, 'temperature', 1)) / attribute(c, 'lossScale', 1)
+  const g = rounded(dScores as Float64Array, columns, scale)
+  const gradient = (name: string, n: number, sum: (row: number, column: number) => number): Float64Array => {
+    const before = inputs[name] ? floats(inputs, name) : undefined
+    return Float64Array.from({ length: n * width }, (_, at) => round((before?.[at] ?? 0) + sum(Math.floor(at / width), at % width)))
+  }
+  const only = c.attributes['only']
+  if (only !== 2) outputs['dQ'] = gradient('dQ', rows, (i, d) => dot(g, i * columns, 1, p, d, width, columns, round))
+  if (only !== 1) outputs['dP'] = gradient('dP', columns, (j, d) => dot(g, j, columns, q, d, width, rows, round))
+  return outputs
+}
+
+/** Rows of length 1; 'grid': of sixteen values of a quarter, so that f16 holds them and every device's scores are exact. */
+function unitRows(c: OpCase, rows: number, random: Random): Float32Array {
+  const width = size(c, 'width')
+  const values = new Float32Array(rows * width)
+  for (let r = 0; r < rows; r++) {
+    const row = values.subarray(r * width, (r + 1) * width)
+    if (c.data?.includes('grid')) {
+      for (const d of random.choose(16, width)) row[d] = random.integer(2) ? 0.25 : -0.25
+      continue
+    }
+    row.set(random.floats(width))
+    const norm = Math.hypot(...row)
+    for (let d = 0; d < width; d++) row[d]! /= norm
+  }
+  return values
+}
+
+const contrastivePass: OpSpec = {
+  name: 'contrastive_pass',
+  kind: 'gradient',
+  cases: [
+    { attributes: { queries: 3, width: 5 } },
+    { attributes: { queries: 59, groupSize: 3, width: 41, temperature: 0.05, pad: 3 } },
+    { attributes: { queries: 32, width: 64, temperature: 0.01, lossScale: 0.25 } },
+    { attributes: { queries: 40, groupSize: 2, width: 24, temperature: 0.1, accumulate: 1, pad: 1 }, data: 'ids queries positives grid' },
+    { attributes: { queries: 30, groupSize: 2, width: 17, temperature: 0.1, only: 1 }, data: 'numbers ids queries positives grid' },
+    { attributes: { queries: 17, groupSize: 3, width: 33, temperature: 0.05, only: 2 }, data: 'sources' },
+    {
+      attributes: {
+        ...{ queries: 17, groupSize: 4, width: 40, temperature: 0.3, infoNceWeight: 3, klWeight: 0.5, m3Weight: 0.7, pad: 3 },
+        ...{ falseNegativeMargin: 0.0625, falseNegativesInGroup: 1 },
+      },
+      data: 'teacher ids queries positives numbers sources grid',
+    },
+    { attributes: { queries: 7, width: 1100, temperature: 0.05 } }, // two blocks of depth
+    { attributes: { queries: 610, width: 19, temperature: 0.05 }, large: true }, // blocks of rows, parts of the passages
+  ],
+  inputs(c, random) {
+    const [rows, columns, width] = [size(c, 'queries'), passages(c), size(c, 'width')]
+    const { scores: _, ...ids } = contrastiveInputs({ ...c, attributes: { ...asScores(c).attributes, rows: 0 } }, random)
+    return {
+      ...ids,
+      q: unitRows(c, rows, random),
+      p: unitRows(c, columns, random),
+      ...(c.attributes['accumulate'] && { dQ: random.floats(rows * width, 0.1), dP: random.floats(columns * width, 0.1) }),
+    }
+  },
+  reference: contrastivePassReference,
+  proof: {
+    loss: (inputs, c) => floats(contrastivePassReference(inputs, c, inFloat64, inFloat64), 'loss')[0]!,
+    of: { dQ: 'q', dP: 'p' },
+    extra: (inputs, c) => ({ comparedScores: scoresOf(floats(inputs, 'q'), floats(inputs, 'p'), size(c, 'width'), inFloat64) }),
+  },
+  benchmarks: [{ attributes: { queries: 2048, width: 512, temperature: 0.02 }, flops: 6 * 2048 * 2048 * 512 }],
+}
+
 // ---- top-k ----
 
 // data: 'ties' whole numbers, so that scores are exact and often equal; 'merge' an earlier result of fewer than k, then slots without one
@@ -320,4 +417,4 @@ const topK: OpSpec = {
   benchmarks: [{ attributes: { rows: 64, candidates: 100_000, cols: 512, k: 100 }, flops: 2 * 64 * 100_000 * 512 }],
 }
 
-export const objectiveSpecs: readonly OpSpec[] = [crossEntropy, contrastive, topK]
+export const objectiveSpecs: readonly OpSpec[] = [crossEntropy, contrastive, contrastivePass, topK]

@@ -24,9 +24,19 @@ export const cudaLibrary: string | undefined = [
   join(import.meta.dirname, '../../build-emulated/bge_cuda.so'),
 ].find((file) => file !== undefined && existsSync(file))
 
-/** Opens that library's device, with a version of its attention (BGE_CUDA_ATTENTION) if given; the variables are then as they were. */
-export async function openCuda(attention?: 'mma' | 'wgmma'): Promise<Device> {
-  const variables = { BGE_CUDA_LIBRARY: cudaLibrary, ...(attention && { BGE_CUDA_ATTENTION: attention }) }
+/** Which of its ways an operation of the CUDA device goes: BGE_CUDA_ATTENTION, BGE_CUDA_SIMILARITY. */
+export interface CudaWays {
+  attention?: 'mma' | 'wgmma'
+  similarity?: 'f16' | 'f32'
+}
+
+/** Opens that library's device; the variables are then as they were. */
+export async function openCuda({ attention, similarity }: CudaWays = {}): Promise<Device> {
+  const variables = {
+    BGE_CUDA_LIBRARY: cudaLibrary,
+    ...(attention && { BGE_CUDA_ATTENTION: attention }),
+    ...(similarity && { BGE_CUDA_SIMILARITY: similarity }),
+  }
   const before = Object.keys(variables).map((name) => [name, process.env[name]] as const)
   Object.assign(process.env, variables)
   try {
@@ -43,7 +53,7 @@ export async function openCuda(attention?: 'mma' | 'wgmma'): Promise<Device> {
 export async function hasWgmma(): Promise<boolean> {
   if (!cudaLibrary) return false
   try {
-    ;(await openCuda('wgmma')).dispose()
+    ;(await openCuda({ attention: 'wgmma' })).dispose()
     return true
   } catch (error) {
     if (!(error instanceof BgeError && error.code === 'ERR_BGE_DEVICE_UNAVAILABLE')) throw error

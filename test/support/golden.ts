@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Device, type DropoutKey, type EncoderConfig, openDevice, type Parameters, type TokenBatch } from '../../lib/native.js'
-import { availableIsas, availableLowTypes, cudaLibrary, openCuda, openIsa } from './devices.js'
+import { availableIsas, availableLowTypes, type CudaWays, cudaLibrary, openCuda, openIsa } from './devices.js'
 import type { Storage } from './spec.js'
 
 type Numbers = Float32Array | Int32Array | Uint32Array | BigUint64Array
@@ -146,10 +146,10 @@ export async function cpuDevices(): Promise<Map<string, Device>> {
 }
 
 /** These; the CPU with products in bf16, where it can; and, where its library has been built, the CUDA device (or its emulator). */
-export async function devices(): Promise<Map<string, Device>> {
+export async function devices(ways?: CudaWays): Promise<Map<string, Device>> {
   const found = await cpuDevices()
   if ((await availableLowTypes()).includes('bf16')) found.set('cpu bf16', await openDevice({ device: 'cpu', threads: 2, dtype: 'bf16' }))
-  if (cudaLibrary) found.set('cuda', await openCuda())
+  if (cudaLibrary) found.set('cuda', await openCuda(ways))
   return found
 }
 

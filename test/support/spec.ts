@@ -20,6 +20,14 @@ export const inBfloat16: Round = (x) => {
   word[0] = (bits + 0x7fff + ((bits >>> 16) & 1)) & 0xffff0000
   return asFloat[0]!
 }
+/** To float16, ties to even. */
+export const inFloat16: Round = (x) => {
+  const unit = 2 ** (Math.max(Math.floor(Math.log2(Math.abs(x))), -14) - 10)
+  if (x === 0 || !Number.isFinite(unit)) return x
+  const [low, rest] = [Math.floor(x / unit), x / unit - Math.floor(x / unit)]
+  const rounded = (rest < 0.5 || (rest === 0.5 && low % 2 === 0) ? low : low + 1) * unit
+  return Math.abs(rounded) > 65504 ? Math.sign(x) * Infinity : rounded
+}
 /** What storing a value of the plain formula does to it. Stored values are float32 where the device stores float32: nothing more is lost. */
 export const storageRounds: Readonly<Record<Storage, Round>> = {
   f32: inFloat64,

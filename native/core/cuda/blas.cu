@@ -58,7 +58,6 @@ constexpr int kTransA = 3, kTransB = 4, kEpilogue = 7, kBiasPointer = 8, kBiasTy
 constexpr int kMaxWorkspace = 1, kReductionScheme = 3, kAlignmentA = 5;  // cublasLtMatmulPreferenceAttributes_t; 5 .. 8: A .. D
 constexpr int kEpilogueDefault = 1, kEpilogueBias = 4;
 
-constexpr size_t kWorkspace = size_t{32} << 20;
 constexpr int kCandidates = 8, kTimed = 3;
 
 int cudaType(DType t) { return t == DType::f32 ? kR32F : t == DType::f16 ? kR16F : kR16BF; }
@@ -248,12 +247,13 @@ bool Blas::multiply(const GemmCall& call) {
                                    : "bf16")
         << (transposed ? "T" : "") << '/' << alignment(x);
   };
-  // A weight gradient's depth is the number of tokens, so depth goes by buckets as well.
-  key << "m" << bucket(c.m()) << " n" << c.n() << " k" << (c.transposeA ? bucket(c.k()) : c.k());
+  // A weight gradient's depth is the number of tokens, so depth goes by buckets as well. Row blocks of the contrastive loss differ in height and
+  // only the first does not add: one plan for all, found in place.
+  key << "m" << bucket(c.m()) << " n" << c.n() << " k" << (!c.transposeA ? c.k() : c.splitDepth ? 0 : bucket(c.k()));
   operand("a", c.a, c.transposeA);
   operand("b", c.b, c.transposeB);
   operand("d", c.d, false);
-  key << (c.bias ? " bias" : "") << (c.beta != 0 ? " add" : "");
+  key << (c.bias ? " bias" : "") << (c.splitDepth ? " split" : c.beta != 0 ? " add" : "");
 
   const Arena::Scope scope(backend_.workspace_);
   auto it = plans_.find(key.str());
@@ -282,7 +282,7 @@ bool Blas::multiply(const GemmCall& call) {
   BlasHeuristic fits{};
   if (!product.ready ||
       api_->MatmulAlgoCheck(handle_, product.operation.p, product.a.p, product.b.p, product.d.p, product.d.p, &algorithm, &fits) != 0 ||
-      fits.workspace > kWorkspace) {
+      fits.workspace > c.workspace) {
     return false;
   }
   void* workspace = fits.workspace ? backend_.workspace_.bytes((fits.workspace + 255) / 256 * 256) : nullptr;
@@ -297,16 +297,16 @@ bool Blas::multiply(const GemmCall& call) {
 
 // Times the first eight suggestions: one run to warm up, then the best of three, operands and result as the run before left them in the
 // second-level cache (as they are in a model). Suggestions that split the depth are left out where the depth is the width: an embedding must not
-// depend on the other rows of the call. A weight gradient's depth is the rows themselves, with few tiles and much depth: there a split whose
-// partial sums are added in order (scheme 2, by compute type) is allowed.
+// depend on the other rows of the call. A weight gradient's depth is the rows themselves, with few tiles and much depth: there, and where
+// splitDepth says so, a split whose partial sums are added in order (scheme 2, by compute type) is allowed.
 Blas::Plan Blas::find(const BlasProduct& product, const GemmCall& c) {
   Plan best;
   Owned preference;
   preference.destroy = api_->MatmulPreferenceDestroy;
   if (!product.ready || api_->MatmulPreferenceCreate(&preference.p) != 0) return best;
   const auto set = [&](int attribute, auto value) { api_->MatmulPreferenceSetAttribute(preference.p, attribute, &value, sizeof value); };
-  set(kMaxWorkspace, uint64_t{kWorkspace});
-  set(kReductionScheme, uint32_t{c.transposeA ? 2u : 0u});
+  set(kMaxWorkspace, uint64_t{c.workspace});
+  set(kReductionScheme, uint32_t{c.transposeA || c.splitDepth ? 2u : 0u});
   set(kAlignmentA, alignment(c.b));
   set(kAlignmentA + 1, alignment(c.a));
   set(kAlignmentA + 2, alignment(c.d));
@@ -320,12 +320,12 @@ Blas::Plan Blas::find(const BlasProduct& product, const GemmCall& c) {
   // With beta the product is not repeatable in place: time it on scratch.
   void* d = c.d.data;
   if (c.beta != 0) d = backend_.workspace_.bytes(static_cast<size_t>(c.d.rows * c.d.stride * sizeOf(c.d.type)));
-  void* workspace = backend_.workspace_.bytes(kWorkspace);
+  void* workspace = backend_.workspace_.bytes(c.workspace);
   cudaEvent_t start = nullptr, stop = nullptr;
   check(cudaEventCreateWithFlags(&start, 0), "a CUDA event");
   check(cudaEventCreateWithFlags(&stop, 0), "a CUDA event");
   for (int i = 0; i < count; ++i) {
-    if (found[i].state != 0 || found[i].workspace > kWorkspace) continue;
+    if (found[i].state != 0 || found[i].workspace > c.workspace) continue;
     const auto run = [&] {
       return api_->Matmul(handle_, product.operation.p, &c.alpha, c.b.data, product.a.p, c.a.data, product.b.p, &c.beta, d, product.d.p, d,
                           product.d.p, &found[i].algorithm, workspace, found[i].workspace, backend_.stream_);

@@ -125,6 +125,12 @@ CudaBackend::CudaBackend(int index)
     }
     wgmmaAttention_ = true;
   }
+  const char* similarity = std::getenv("BGE_CUDA_SIMILARITY");
+  if (similarity && *similarity && std::strcmp(similarity, "f16") != 0) {
+    if (std::strcmp(similarity, "f32") != 0)
+      throw Error("ERR_BGE_ARGUMENT", std::string("BGE_CUDA_SIMILARITY must be f16 or f32, but was \"") + similarity + "\"");
+    exactSimilarity_ = true;
+  }
   blas_ = Blas::open(*this);
 }
 

@@ -1,4 +1,4 @@
-// 16-bit operands. A block computes a 128 x 128 tile of d in steps of 32 along k: 8 warps, each 64 x 32, four stages of cp.async in flight.
+// 16-bit operands, bf16 or f16 (T). A block computes a 128 x 128 tile of d in steps of 32 along k: 8 warps, each 64 x 32, four stages of cp.async in flight.
 // A tile of an operand lies in shared memory as it does in global memory, 16-byte chunks swizzled so that ldmatrix has no bank conflicts;
 // which of the two dimensions is contiguous decides between ldmatrix and its transposing form.
 #pragma once
@@ -11,10 +11,10 @@ namespace gemm16 {
 constexpr int kTileM = 128, kTileN = 128, kTileK = 32, kStages = 4, kThreads = 256;
 constexpr int kWarpM = 64, kWarpN = 32;
 constexpr int kOperandValues = kTileM * kTileK;  // of a stage; the same for both operands
-constexpr size_t kSharedBytes = size_t{2} * kStages * kOperandValues * sizeof(bf16);
+constexpr size_t kSharedBytes = size_t{2} * kStages * kOperandValues * sizeof(uint16_t);
 
 // One operand's tile: `outer` x k, outer = m or n. kContiguous: global and shared rows run along k.
-template <bool kContiguous>
+template <class T, bool kContiguous>
 struct Tile {
   static constexpr int kChunks = kContiguous ? kTileK / 8 : kTileM / 8;  // of 8 values, in a shared row
   static constexpr int kRows = kContiguous ? kTileM : kTileK;
@@ -26,7 +26,7 @@ struct Tile {
 
   // From (outer0, k0) of an operand with `outerSize` x `k` values. aligned: 16-byte chunks are whole and aligned.
   template <bool aligned>
-  __device__ static void load(bf16* shared, const bf16* global, int64_t stride, int64_t outer0, int64_t outerSize, int64_t k0, int64_t k) {
+  __device__ static void load(T* shared, const T* global, int64_t stride, int64_t outer0, int64_t outerSize, int64_t k0, int64_t k) {
     const int64_t row0 = kContiguous ? outer0 : k0, rows = kContiguous ? outerSize : k;
     const int64_t col0 = kContiguous ? k0 : outer0, cols = kContiguous ? k : outerSize;
 #pragma unroll
@@ -34,12 +34,12 @@ struct Tile {
       const int at = i * kThreads + static_cast<int>(threadIdx.x);
       const int row = at / kChunks, chunk = at % kChunks;
       const int64_t r = row0 + row, c = col0 + chunk * 8;
-      bf16* to = shared + offset(row, chunk);
+      T* to = shared + offset(row, chunk);
       if constexpr (aligned) {
         const bool valid = r < rows && c < cols;
         copyAsync16(to, valid ? global + r * stride + c : global, valid);
       } else {
-        for (int j = 0; j < 8; ++j) to[j] = r < rows && c + j < cols ? global[r * stride + c + j] : fromFloat<bf16>(0.0f);
+        for (int j = 0; j < 8; ++j) to[j] = r < rows && c + j < cols ? global[r * stride + c + j] : fromFloat<T>(0.0f);
       }
     }
   }
@@ -47,7 +47,7 @@ struct Tile {
   // The four 8 x 8 matrices of a 16 (outer) x 16 (k) piece at (outer, k): kOuterFirst orders them (outer, k) = (0,0), (8,0), (0,8), (8,8), as
   // an A fragment needs them; otherwise (0,0), (0,8), (8,0), (8,8): two B fragments.
   template <bool kOuterFirst>
-  __device__ static void fragment(uint32_t (&r)[4], const bf16* shared, int outer, int k) {
+  __device__ static void fragment(uint32_t (&r)[4], const T* shared, int outer, int k) {
     const int lane = static_cast<int>(threadIdx.x) % 32, matrix = lane / 8, i = lane % 8;
     const int outerHalf = kOuterFirst ? matrix % 2 : matrix / 2, kHalf = kOuterFirst ? matrix / 2 : matrix % 2;
     if constexpr (kContiguous) {
@@ -58,22 +58,26 @@ struct Tile {
   }
 };
 
+template <class T>
 struct Operands {
-  const bf16 *a, *b;
+  const T *a, *b;
   int64_t strideA, strideB;
   int64_t m, n, k;
   int64_t depth;   // of k, for one split; a multiple of kTileK
   int64_t tilesN;
 };
 
+__device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bf16) { mmaBf16(d, a, b); }
+__device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], f16) { mmaF16(d, a, b); }
+
 // grid: (tiles, splits of k); neighbouring blocks share their rows of a
-template <bool transposeA, bool transposeB, bool aligned>
-__global__ void __launch_bounds__(kThreads, aligned ? 2 : 1) gemmBf16(Operands o, Epilogue epilogue) {
-  using TileA = Tile<!transposeA>;
-  using TileB = Tile<transposeB>;
-  BGE_SHARED(bf16, shared);
-  bf16* const sharedA = shared;
-  bf16* const sharedB = shared + kStages * kOperandValues;
+template <class T, bool transposeA, bool transposeB, bool aligned>
+__global__ void __launch_bounds__(kThreads, aligned ? 2 : 1) gemm16Bit(Operands<T> o, Epilogue epilogue) {
+  using TileA = Tile<T, !transposeA>;
+  using TileB = Tile<T, transposeB>;
+  BGE_SHARED(T, shared);
+  T* const sharedA = shared;
+  T* const sharedB = shared + kStages * kOperandValues;
   const int64_t m0 = blockIdx.x / o.tilesN * kTileM, n0 = blockIdx.x % o.tilesN * kTileN;
   const int64_t first = static_cast<int64_t>(blockIdx.y) * o.depth, left = o.k - first;
   const int64_t end = first + (left < o.depth ? left : o.depth);
@@ -96,8 +100,8 @@ __global__ void __launch_bounds__(kThreads, aligned ? 2 : 1) gemmBf16(Operands o
     waitAsync<kStages - 2>();
     __syncthreads();
     load(step + kStages - 1);  // into the stage that was read in the step before
-    const bf16* a = sharedA + step % kStages * kOperandValues;
-    const bf16* b = sharedB + step % kStages * kOperandValues;
+    const T* a = sharedA + step % kStages * kOperandValues;
+    const T* b = sharedB + step % kStages * kOperandValues;
 #pragma unroll
     for (int k = 0; k < kTileK; k += 16) {
       uint32_t fa[kWarpM / 16][4], fb[kWarpN / 16][4];
@@ -110,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, aligned ? 2 : 1) gemmBf16(Operands o
 #pragma unroll
         for (int j = 0; j < kWarpN / 8; ++j) {
           const uint32_t two[2] = {fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]};
-          mmaBf16(sum[i][j], fa[i], two);
+          mma(sum[i][j], fa[i], two, T{});
         }
       }
     }
