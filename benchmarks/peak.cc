@@ -23,10 +23,10 @@ constexpr int kBytes = 16, kChains = 12;
 typedef float Vector __attribute__((vector_size(kBytes)));
 constexpr int kSteps = 2000000;
 
-template <class V, class Step>
+template <class V, class Number, class Step>
 static float chains(Step step) {
   V x[kChains];
-  for (int c = 0; c < kChains; ++c) x[c] = V{} + 1;
+  for (int c = 0; c < kChains; ++c) x[c] = V{} + static_cast<Number>(c);  // equal chains would be computed once
   for (int i = 0; i < kSteps; ++i) {
 #pragma GCC unroll 16
     for (int c = 0; c < kChains; ++c) x[c] = step(x[c]);
@@ -38,7 +38,7 @@ static float chains(Step step) {
 
 static float fp32Chains() {
   const Vector factor = Vector{} + 0.999f, term = Vector{} + 0.001f;
-  return chains<Vector>([=](Vector x) { return x * factor + term; });
+  return chains<Vector, float>([=](Vector x) { return x * factor + term; });
 }
 
 // Multiplications and additions of one step of a chain, on `threads` threads, in 1e9 a second.
@@ -63,7 +63,7 @@ double fmaPeak(int threads) { return best(fp32Chains, 2.0 * (kBytes / 4), thread
 #if defined(__AVX512BF16__)
 static float bf16Chains() {
   const __m512bh one = (__m512bh)_mm512_set1_epi16(0x3f80);
-  return chains<__m512>([=](__m512 x) { return _mm512_dpbf16_ps(x, one, one); });
+  return chains<__m512, float>([=](__m512 x) { return _mm512_dpbf16_ps(x, one, one); });
 }
 double bf16Peak(int threads) { return best(bf16Chains, 4.0 * 16, threads); }
 #else
@@ -73,7 +73,7 @@ double bf16Peak(int) { return 0; }
 typedef int Integers __attribute__((vector_size(64)));
 static float int8Chains() {
   const __m512i one = _mm512_set1_epi8(1);
-  return chains<Integers>([=](Integers x) { return (Integers)_mm512_dpbusd_epi32((__m512i)x, one, one); });
+  return chains<Integers, int>([=](Integers x) { return (Integers)_mm512_dpbusd_epi32((__m512i)x, one, one); });
 }
 double int8Peak(int threads) { return best(int8Chains, 8.0 * 16, threads); }
 #else

@@ -49,7 +49,7 @@ const columns: { name: string; storage: Storage; open: (threads: number) => Prom
 for (const dtype of await availableLowTypes()) {
   const storage = `f32, products ${dtype}` as const
   const open = (threads: number) => openDevice({ device: 'cpu', threads, dtype })
-  columns.push({ name: `cpu ${dtype}`, storage, open, only: dtype === 'bf16' ? /^(linear|contrastive_pass)/ : /^linear$/ })
+  columns.push({ name: `cpu ${dtype}`, storage, open, only: dtype === 'bf16' ? /^(linear|attention|contrastive_pass)/ : /^linear$/ })
 }
 if (cudaLibrary) columns.push({ name: 'cuda', storage: 'bf16', open: () => openCuda() })
 // The second version of the attention behind the same specs, where the device has it.

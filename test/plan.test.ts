@@ -208,7 +208,7 @@ const cases: Case[] = [
   { stage: 'pretrain', data: 'mixed', pooling: 'mean', device: 'avx2', config: { microBatchTokens: 300 } },
   { stage: 'pretrain', data: 'mixed', dropout: 0, threads: 1, config: { microBatchTokens: 4096 } },
   { stage: 'pretrain', data: 'long', dtype: 'bf16', config: { microBatchTokens: 1536 } },
-  { stage: 'contrastive', data: 'mixed', dtype: 'bf16', config: { microBatchTokens: 700 } },
+  { stage: 'contrastive', data: 'mixed', dtype: 'bf16', dropout: 0, config: { microBatchTokens: 700 } },
   { stage: 'finetune', data: 'mixed', dtype: 'bf16', threads: 1, config: { microBatchTokens: 2100, groupSize: 2 } },
   { stage: 'contrastive', data: 'long', device: 'base', config: { microBatchTokens: 1024 } },
   { stage: 'contrastive', data: 'mixed', pooling: 'mean', config: { microBatchTokens: 700, duplicates: 'keep' } },

@@ -90,12 +90,13 @@ export function cpuOps(description: string, shapes: 'known' | 'most'): OpMemory 
     else if (transposed) each = Math.max(isa.block / F32, tile * block) + tileGap * ceil(rows, tile)
     return [padded(cols) * block * F32, each * threads * F32]
   }
+  /** Words of a row of `values` in bf16 */
+  const rowWords = (values: number): number => roundUp(ceil(values, 2), 16) + 16
   /** multiplyLow of matmul_low.cc: rows of x in bf16, of all at once or for each thread of the task it is at */
   const operand = (rows: number, depth: number): number[] => {
     if (group === 1 || rows === 0) return []
     const words = ceil(depth, group)
-    const stride = roundUp(words, 16) + 16
-    const bytes = (count: number): number => roundUp(count * stride, 16) * F32
+    const bytes = (count: number): number => roundUp(count * rowWords(depth), 16) * F32
     const few = bytes(Math.min(rows, 1023))
     if (rows < 1024) return [few]
     const block = Math.min(words, 1024) // kWeightDepth
@@ -131,11 +132,16 @@ export function cpuOps(description: string, shapes: 'known' | 'most'): OpMemory 
     },
     attention: (call) => {
       const [byKey, bySize, scores] = keysAndValues(call)
-      return heads(byKey + bySize + 2 * tile * scores)
+      const floats = byKey + bySize + 2 * tile * scores
+      if (group === 1) return heads(floats)
+      const { longest, size } = call // attention_bf16.inl: kQueryRows rows of queries, scores and probabilities
+      const rows = 2 * tile * (rowWords(size) + scores + rowWords(longest))
+      return heads(Math.max(floats, padded(longest) * ceil(size, 2) + padded(size) * ceil(longest, 2) + rows))
     },
     attentionBackward: (call) => {
       const [byKey, bySize, scores] = keysAndValues(call)
-      return heads(2 * byKey + bySize + 16 * tile * (scores + padded(call.size)))
+      const copies = group === 1 ? [] : heads(2 * call.longest * call.size) // rounded queries and keys
+      return [...copies, ...heads(2 * byKey + bySize + 16 * tile * (scores + padded(call.size)))]
     },
     layerNormBackward: (rows, cols) => [chunks(rows) * 2 * cols * F32],
     embeddingBackward: (rows, cols) => [chunks(rows) * 3 * cols * F32, rows * cols * F32, chunks(rows) * cols * F32],

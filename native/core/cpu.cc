@@ -24,6 +24,7 @@ CpuBackend::CpuBackend(const DeviceOptions& options)
     : pool(options.threads),
       kernels(chooseKernels(options.isa.c_str())),
       low(chooseLowKernels(options.dtype.c_str(), options.isa.c_str())),
+      lowAttention(chooseLowAttention(options.dtype.c_str(), options.isa.c_str())),
       packs_(std::make_unique<PackCache>()),
       workspace_([this](size_t bytes) { return allocate(bytes); }, [this](void* p) { release(p); }) {}
 
@@ -33,7 +34,7 @@ CpuBackend::~CpuBackend() {
 
 std::string CpuBackend::description() const {
   const int n = pool.threads();
-  return std::string("cpu ") + (low ? std::string(low->isa) + " " + low->dtype : kernels.name) + ", " + std::to_string(n) + (n == 1 ? " thread" : " threads");
+  return std::string("cpu ") + (low ? std::string((lowAttention ? lowAttention : low)->isa) + " " + low->dtype : kernels.name) + ", " + std::to_string(n) + (n == 1 ? " thread" : " threads");
 }
 
 void* CpuBackend::allocate(size_t bytes) {

@@ -20,7 +20,8 @@ class CpuBackend final : public Backend {
 
   ThreadPool pool;
   const Kernels& kernels;
-  const LowKernels* const low;  // what linear layers multiply in; null: fp32
+  const LowKernels* const low;           // what linear layers multiply in; null: fp32
+  const LowKernels* const lowAttention;  // whose attention without mask and dropout; null: fp32
 
   std::string kind() const override { return "cpu"; }
   std::string description() const override;

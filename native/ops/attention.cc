@@ -1,8 +1,11 @@
 // Variable-length multi-head attention: one task per (sequence, head), so every output is written by one task.
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "../core/cpu.h"
 #include "cpu/kernels.h"
+#include "cpu/kernels_low.h"
 
 namespace bge {
 
@@ -45,17 +48,38 @@ struct Heads {
   }
 };
 
+// Attention in bf16 knows neither mask nor dropout. Nothing else decides, so that embed() under a key gives what forward() gives.
+bool inBf16(const LowKernels* low, const Attention& a) {
+  return low && !a.mask && a.dropout.p == 0 && a.queries.maxLength <= a.keys.maxLength;
+}
+
+// rows of `cols` values, each to the nearest bf16, ties to even.
+void roundToBf16(float* out, const float* x, int64_t stride, int64_t rows, int64_t cols) {
+  for (int64_t r = 0; r < rows; ++r, out += cols, x += stride) {
+    for (int64_t i = 0; i < cols; ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, x + i, sizeof bits);
+      bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+      std::memcpy(out + i, &bits, sizeof bits);
+      if (x[i] != x[i]) out[i] = x[i];
+    }
+  }
+}
+
 }  // namespace
 
 void CpuBackend::attention(Matrix out, float* lse, const Attention& a) {
   const Heads heads(a);
   Arena::Scope scope(workspace_);
-  const int64_t each = (kernels.attentionScratch(a.keys.maxLength, a.headSize, false) + 15) / 16 * 16;
+  const bool low = inBf16(lowAttention, a);
+  int64_t floats = kernels.attentionScratch(a.keys.maxLength, a.headSize, false);
+  if (lowAttention) floats = std::max(floats, lowAttention->attentionScratch(a.keys.maxLength, a.headSize));  // one size for lib/train/plan_ops.ts
+  const int64_t each = (floats + 15) / 16 * 16;
   float* scratch = workspace_.take<float>(each * pool.threads());
   pool.parallelFor(static_cast<int64_t>(a.keys.count) * a.heads, [&](int64_t i) {
     AttentionHead h = heads.head(static_cast<int32_t>(i / a.heads), static_cast<int32_t>(i % a.heads), out, lse);
     h.scratch = scratch + each * ThreadPool::thread();
-    if (h.queries > 0) kernels.attention(h);
+    if (h.queries > 0) (low ? lowAttention->attention : kernels.attention)(h);
   });
 }
 
@@ -63,6 +87,10 @@ void CpuBackend::attentionBackward(Matrix dQ, Matrix dK, Matrix dV, Matrix dOut,
   const Heads heads(a);
   Arena::Scope scope(workspace_);
   const int64_t each = (kernels.attentionScratch(a.keys.maxLength, a.headSize, true) + 15) / 16 * 16;
+  // lse is that of rounded queries and keys: with large scores the exact ones would give probabilities whose sum is far from 1.
+  const bool low = inBf16(lowAttention, a);
+  const int64_t longest = a.keys.maxLength, copies = lowAttention ? (2 * longest * a.headSize + 15) / 16 * 16 : 0;
+  float* rounded = workspace_.take<float>(copies * pool.threads());
   float* scratch = workspace_.take<float>(each * pool.threads());
   pool.parallelFor(static_cast<int64_t>(a.keys.count) * a.heads, [&](int64_t i) {
     const int32_t n = static_cast<int32_t>(i / a.heads), head = static_cast<int32_t>(i % a.heads);
@@ -77,6 +105,13 @@ void CpuBackend::attentionBackward(Matrix dQ, Matrix dK, Matrix dV, Matrix dOut,
     h.dKStride = dK.stride;
     h.dVStride = dV.stride;
     h.scratch = scratch + each * ThreadPool::thread();
+    if (low) {
+      float *q = rounded + copies * ThreadPool::thread(), *k = q + longest * h.size;
+      roundToBf16(q, h.q, h.qStride, h.queries, h.size);
+      roundToBf16(k, h.k, h.kStride, h.keys, h.size);
+      h.q = q, h.k = k;
+      h.qStride = h.kStride = h.size;
+    }
     kernels.attentionBackward(h);
   });
 }

@@ -2,6 +2,7 @@ import { dot } from '../support/math.js'
 import { type DropoutSite, dropoutMask } from '../support/philox.js'
 import type { Random } from '../support/random.js'
 import {
+  asIs,
   attribute,
   floats,
   inFloat64,
@@ -10,6 +11,7 @@ import {
   offsetsOf,
   type Inputs,
   type OpCase,
+  type Operand,
   type OpSpec,
   type Operands,
   type Outputs,
@@ -108,6 +110,18 @@ export function attentionReference(
   })
   return { out, lse }
 }
+
+/** What attention multiplies, where a device's products are in another type than its hidden states. */
+function rounded(inputs: Operands, operand: Operand): Operands {
+  const factor = (name: string): boolean => ['q', 'k', 'v', 'dOut'].includes(name)
+  return Object.fromEntries(
+    Object.entries(inputs).map(([name, x]) => [name, factor(name) ? operand(x as Float64Array, 1, 'activation') : x]),
+  )
+}
+
+/** Probabilities are multiplied with the values: they are rounded as those are. */
+const probabilities = (store: Round, operand: Operand): Round =>
+  operand === asIs ? store : (x) => operand(Float64Array.of(x), 1, 'activation')[0]!
 
 function backwardReference(inputs: Operands, c: OpCase, round: Round, store: Round): Outputs {
   const [heads, d] = [size(c, 'heads'), size(c, 'headSize')]
@@ -222,8 +236,8 @@ const attention: OpSpec = {
   hidden: ['q', 'k', 'v', 'out'],
   cases: [...CASES, { attributes: { heads: 1, headSize: 8 }, lengths: [5, 9] }],
   inputs: forwardInputs,
-  reference(inputs, c, round, store) {
-    const { out, lse } = attentionReference(inputs, c, round, store)
+  reference(inputs, c, round, store, operand) {
+    const { out, lse } = attentionReference(rounded(inputs, operand), c, round, probabilities(store, operand))
     return c.attributes['lse'] ? { out, lse } : { out }
   },
   benchmarks: BIG.map((c) => ({ ...c, flops: flops(c) })),
@@ -243,7 +257,7 @@ const attentionBackward: OpSpec = {
     const inputs = forwardInputs(c, random)
     return { ...inputs, dOut: random.floats(inputs['q']!.length) }
   },
-  reference: backwardReference,
+  reference: (inputs, c, round, store, operand) => backwardReference(rounded(inputs, operand), c, round, probabilities(store, operand)),
   proof: {
     loss: (inputs, c) => inner(attentionReference(inputs, c, inFloat64).out, floats(inputs, 'dOut')),
     of: { dQ: 'q', dK: 'k', dV: 'v' },

@@ -91,10 +91,16 @@ static void packTransposedRows(float* out, int64_t aTile, float* sums, const flo
 }
 
 }  // namespace BGE_ISA
+}  // namespace bge
+
+#include "attention_bf16.inl"
+
+namespace bge {
 
 constexpr LowKernels kernels_avx512bf16 = {
     "avx512bf16", "bf16", 2, avx512bf16::kTileRows, avx512bf16::kPanel, avx512bf16::kBlockBytes,
     avx512bf16::packRows, avx512bf16::packPanels, nullptr, avx512bf16::packTransposedRows, avx512bf16::gemm,
+    avx512bf16::attentionScratch, avx512bf16::attention,
 };
 
 }  // namespace bge

@@ -103,6 +103,7 @@ static void packPanels(float* out, const float* b, int64_t stride, bool, int64_t
 constexpr LowKernels kernels_avx512vnni = {
     "avx512vnni", "int8", 4, avx512vnni::kTileRows, avx512vnni::kPanel, avx512vnni::kBlockBytes,
     avx512vnni::packRows, avx512vnni::packPanels, avx512vnni::weightSteps, nullptr, avx512vnni::gemm,
+    nullptr, nullptr,
 };
 
 }  // namespace bge

@@ -68,4 +68,11 @@ const LowKernels* chooseLowKernels(const char* dtype, const char* isa) {
                   "; leave dtype out to compute in fp32");
 }
 
+const LowKernels* chooseLowAttention(const char* dtype, const char* isa) {
+#if defined(__x86_64__)
+  if (dtype != std::string("fp32") && chooseIsa(isa) == 4) return &kernels_avx512bf16;
+#endif
+  return nullptr;
+}
+
 }  // namespace bge

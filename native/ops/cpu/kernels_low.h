@@ -9,6 +9,7 @@
 namespace bge {
 
 struct GemmBlock;
+struct AttentionHead;
 
 // int8: x of a row is step q + low with q in 0 .. 255, w of a column is step q with q in -127 .. 127. So
 // sum x w = rowStep colStep (sum of products) + rowLow (colStep sum of w's q), the last factor of which is colSum.
@@ -36,6 +37,10 @@ struct LowKernels {
   void (*packTransposedRows)(float* out, int64_t aTile, float* sums, const float* a, int64_t stride, int64_t rows, int64_t depth);
   // Sums are fp32 (bf16) or exact (int8). steps is not read for bf16.
   void (*gemm)(const GemmBlock& g, const Steps& steps);
+
+  // Kernels::attention with products in bf16, of a head without mask and dropout; attentionScratch in floats. Null for int8.
+  int64_t (*attentionScratch)(int64_t keys, int64_t size);
+  void (*attention)(const AttentionHead& h);
 };
 
 #if defined(__x86_64__)
@@ -45,5 +50,7 @@ extern const LowKernels kernels_avx512bf16, kernels_avx512vnni;
 // dispatch.cc. dtype: "fp32" gives null; "bf16" or "int8" what multiplies in it. isa as in chooseKernels. Throws
 // ERR_BGE_DEVICE_UNAVAILABLE, naming what is missing, where this CPU, or the instruction set that was asked for, lacks it.
 const LowKernels* chooseLowKernels(const char* dtype, const char* isa);
+// Whose attention goes with that: bf16's, also beside int8 where the instruction set has it; null: fp32.
+const LowKernels* chooseLowAttention(const char* dtype, const char* isa);
 
 }  // namespace bge
