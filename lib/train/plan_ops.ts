@@ -1,3 +1,5 @@
+import type { Device } from '../native.js'
+
 /** Type of a matrix that an operation reads: a hidden state in the device's own type, or float32 */
 export type Stored = 'hidden' | 'float'
 
@@ -39,6 +41,9 @@ export interface AttentionShape {
   /** columns of a head */
   readonly size: number
 }
+
+/** Bytes of one value of a hidden state. */
+export const hiddenBytes = ({ kind }: Pick<Device, 'kind'>): 2 | 4 => (kind === 'cpu' ? 4 : 2)
 
 const ceil = (n: number, m: number): number => Math.ceil(n / m)
 const roundUp = (n: number, m: number): number => ceil(n, m) * m
