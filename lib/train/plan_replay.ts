@@ -134,7 +134,7 @@ export class Replay {
     w.take(this.#hidden(R, C), this.#hidden(R, C), this.#hidden(R, C), R * F32, R * F32)
     w.op(ops.linear(R, C, C, x))
     w.take(R * INT, CROSS_ENTROPY_RESULT, this.#hidden(R, C))
-    const chunk = Math.min(R, Math.max(16, Math.floor(Math.floor((24 << 20) / (V * F32)) / 8) * 8))
+    const chunk = Math.min(R, ops.logitRows(V))
     w.take(chunk * V * F32)
     for (const n of blocks(R, chunk)) {
       w.op(ops.linear(n, V, C, 'hidden'))
