@@ -6,7 +6,7 @@ import type { Pooling } from '../model/config.js'
 import { BgeModel } from '../model/model.js'
 import { loadCheckpoint, newestCheckpoint, type RunState, writeCheckpoint } from './checkpoint.js'
 import { mergeConfig, type StageName, type TrainConfig } from './config.js'
-import { type PlanRequest, planRun, requireFit, reserve } from './plan.js'
+import { type PlanRequest, planWithin, requireFit, reserve } from './plan.js'
 import {
   appendMetrics,
   createRunFolder,
@@ -95,7 +95,7 @@ export async function train<Batch>(stage: Stage<Batch>, options: TrainOptions): 
   try {
     const perEpoch = batchesPerEpoch(run.sources, config.batchSize)
     const request = planRequest(stage.name, model, run, config)
-    const { plan, needed, limit } = await planRun(request, model.device, options.memoryLimit)
+    const { plan, needed, limit } = await planWithin(request, model.device, options.memoryLimit)
     requireFit(request, plan, needed, limit)
     const totalSteps = config.steps || Math.ceil(config.epochs * perEpoch)
     const warmup = warmupSteps(totalSteps, config.warmupRatio)

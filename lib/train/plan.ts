@@ -209,7 +209,7 @@ const DRIVER_BYTES = 512 << 20
  * with `memoryLimit`, a quarter of it on a CPU without.
  * @returns `limit`: bytes that the device may use; `needed`: of them, what the run cannot do without
  */
-export async function planRun(
+export async function planWithin(
   request: PlanRequest,
   device: Device,
   memoryLimit?: number,

@@ -1,7 +1,7 @@
 import { batchesPerEpoch, epochBatches } from '../data/plan.js'
 import type { DeviceMemory } from '../native.js'
 import { type OpenRun, openRun, planRequest, type TrainOptions } from './loop.js'
-import { batchTokens, largestThatFits, type MemoryPlan, planRun, reserve } from './plan.js'
+import { batchTokens, largestThatFits, type MemoryPlan, planWithin, reserve } from './plan.js'
 import type { Stage } from './stage.js'
 
 /** What `planTraining` finds out about a run that is not made. */
@@ -48,7 +48,7 @@ export async function planTraining<Batch>(stage: Stage<Batch>, options: TrainOpt
     batchesPerEpoch(run.sources, config.batchSize) // throws for a batch that the data cannot fill
     const { batchSize, microBatchTokens } = config
     const request = planRequest(stage.name, model, run, config)
-    const { plan: memory, needed, limit } = await planRun(request, model.device, options.memoryLimit)
+    const { plan: memory, needed, limit } = await planWithin(request, model.device, options.memoryLimit)
     const fits = needed <= limit
     const rows = Math.min(...run.sources.map(({ start, end }) => end - start))
     const tokens = batchTokens(stage.name, config)
