@@ -83,12 +83,21 @@ export interface Encoder {
    * what it returns, before everything on this device that has not begun: also before writes of parameters nobody has awaited. Default 'bulk'
    */
   embed(batch: TokenBatch, dropoutKey?: DropoutKey, priority?: Priority): Promise<Tensor>
-  /** Keeps activations until `backward`; one forward may be outstanding. hidden (R, C) of `batch.rows`, cls (N, C), embeddings (N, D). */
-  forward(batch: TokenBatch, dropoutKey?: DropoutKey): Promise<{ hidden: Tensor; cls: Tensor; embeddings: Tensor }>
-  /** Accumulates gradients of the outstanding forward. */
+  /**
+   * Keeps activations until `backward`. hidden (R, C) of `batch.rows`, cls (N, C), embeddings (N, D).
+   * @param others 'none' (default): throws ERR_BGE_ARGUMENT while another forward is outstanding. 'allowed': keeps these activations on top
+   */
+  forward(
+    batch: TokenBatch,
+    dropoutKey?: DropoutKey,
+    others?: 'none' | 'allowed',
+  ): Promise<{ hidden: Tensor; cls: Tensor; embeddings: Tensor }>
+  /** Accumulates gradients of the newest outstanding forward, and drops its activations. */
   backward(gradients: { dHidden?: Tensor; dCls?: Tensor; dEmbeddings?: Tensor }): Promise<void>
-  /** Drops the activations of a forward that will have no backward. */
+  /** Drops the activations of every outstanding forward. */
   discard(): Promise<void>
+  /** Makes room for so many bytes of activations, and gives back what is there above; throws ERR_BGE_OOM, or while a forward is outstanding. */
+  reserve(bytes: number): Promise<void>
   dispose(): void
 }
 
@@ -194,6 +203,10 @@ export interface Device {
   /** e.g. "cpu avx512, 2 threads"; a dtype other than fp32 is named on the CPU: "cpu avx512bf16 bf16, 2 threads" */
   readonly description: string
   memory(): DeviceMemory
+  /** Bytes of the device's own memory, whoever holds it. CPU: undefined, its memory is the process' */
+  memoryInfo(): Promise<{ free: number; total: number } | undefined>
+  /** Makes room for so many bytes of workspace, and gives back what is there above. Throws ERR_BGE_OOM. */
+  reserve(bytes: number): Promise<void>
   synchronize(): Promise<void>
   /** Frees everything made on this device. Work that is queued is finished first; later calls throw ERR_BGE_CLOSED. */
   dispose(): void

@@ -70,6 +70,15 @@ export type Sizes = Timing &
         /** ours: also one step without GradCache (a plain step) of this many pairs, for the cost at equal tokens */
         plainPairs: number
       }
+    | {
+        section: 'finetune'
+        config: EncoderConfig
+        queries: number
+        queryTokens: number
+        passageTokens: number
+        groupSize: number
+        temperature: number
+      }
     | { section: 'adamw'; config: EncoderConfig }
     | { section: 'topk'; queries: number; passages: number; width: number; k: number; peerRows: number }
   )
@@ -316,7 +325,7 @@ export function cases(scale: 'full' | 'tiny'): Case[] {
     const error = fact('gradient error', 'gradientError', 2e-3)
     infonce(19_200, width, all, wide ? [seconds(3e-3), error, fact('bytes of the loss', 'lossBytes', 0.2e9)] : [])
     infonce(2048, width, all)
-    infonce(65_536, width, ['bf16', 'cached'])
+    infonce(65_536, width, all)
     infonce(262_144, width, ['cached'], [], { turns: 'AB' })
     infonce(1_048_576, width, [], wide ? [seconds(11), fact('bytes of everything', 'allBytes', 16e9), error] : [], {
       turns: 'A',
@@ -361,6 +370,22 @@ export function cases(scale: 'full' | 'tiny'): Case[] {
     },
     [ratio(2, 'sentence-transformers'), seconds(5.3), fact('times a plain step at equal tokens', 'timesPlainStep', 1.35)],
     { work: { texts: 2 * pairs }, turns: 'ABA', timeout: 200 },
+  )
+  const samples = pick(64, 3)
+  add(
+    'finetune-base',
+    {
+      section: 'finetune',
+      ...heavy(8, 6),
+      config: trained,
+      queries: samples,
+      queryTokens: pick(64, 5),
+      passageTokens: pick(256, 9),
+      groupSize: 2,
+      temperature: 0.02,
+    },
+    [],
+    { work: { texts: 3 * samples } },
   )
   add('adamw-base', { section: 'adamw', ...timing(50, 2), config: config('base') }, [seconds(0.85e-3)])
   const [queries, passages] = [pick(4096, 5), pick(262_144, 40)]

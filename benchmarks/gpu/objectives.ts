@@ -3,6 +3,7 @@ import { random } from '../../lib/data/random.js'
 import type { Tensor } from '../../lib/native.js'
 import { maskExample, packExamples } from '../../lib/train/collator.js'
 import { gradCache } from '../../lib/train/gradcache.js'
+import { activationBytes } from '../../lib/train/plan_replay.js'
 import { textsOf } from './encoder.js'
 import { eachVariant, noise, percentile, randomise, type Section, timed } from './support.js'
 import { buildTokenBatch } from '../../lib/data/batch.js'
@@ -103,9 +104,14 @@ export const gradcache: Section<'gradcache'> = async (sizes, device) => {
     return { gradients: [result.dQ, result.dP] }
   }
   let step = 0
+  // As a run does it: activations are kept in what is free, here three quarters of it, but no more than there are.
+  const all = activationBytes(sizes.config, device, { tokens: 2 * pairs * tokens, sequences: 2 * pairs, longest: tokens })
+  const keepBytes = Math.floor(Math.min(0.75 * ((await device.memoryInfo())?.free ?? 0), 1.01 * all))
+  await encoder.reserve(keepBytes)
   const accumulate = (count: number, microBatchTokens: number): Promise<unknown> =>
     gradCache(encoder, device, [texts.slice(0, count), texts.slice(pairs, pairs + count)], contrastive, {
       microBatchTokens,
+      keepBytes,
       key: { seed: 1n, step: step++ },
     })
   let plain: number | undefined
@@ -130,12 +136,48 @@ export const gradcache: Section<'gradcache'> = async (sizes, device) => {
                 gradientNorm = await adamW.step(1e-5, 1)
               })
               const timesPlainStep = percentile(seconds, 0.5) / pairs / (plain / plainPairs)
-              Object.assign(facts, { plainSeconds: plain, timesPlainStep, loss, gradientNorm, memory: device.memory() })
+              Object.assign(facts, { plainSeconds: plain, timesPlainStep, keepBytes, loss, gradientNorm, memory: device.memory() })
               return seconds
             },
           ]),
         ),
       ),
+    close: () => {
+      adamW.dispose()
+      encoder.dispose()
+    },
+  }
+}
+
+/** Stage 3: a query, its positive and a hard negative, in-batch negatives, one micro-batch: nothing is computed twice; clipping, AdamW. */
+export const finetune: Section<'finetune'> = async (sizes, device) => {
+  const { queries, queryTokens, passageTokens, groupSize, temperature } = sizes
+  const encoder = device.encoder(sizes.config)
+  await randomise(encoder)
+  const adamW = device.adamW([encoder], {})
+  const tokens = queries * (queryTokens + groupSize * passageTokens)
+  const lengths = [...new Array<number>(queries).fill(queryTokens), ...new Array<number>(queries * groupSize).fill(passageTokens)]
+  const texts = textsOf(lengths, sizes.config.vocab)
+  let [step, loss, gradientNorm] = [0, 0, 0]
+  const contrastive = async ([Q, P]: readonly Tensor[]): Promise<{ gradients: Tensor[] }> => {
+    const result = await device.contrastive(Q!, P!, { temperature, groupSize })
+    loss = result.loss
+    return { gradients: [result.dQ, result.dP] }
+  }
+  const run = async (): Promise<void> => {
+    const key = { seed: 1n, step: step++ }
+    await gradCache(encoder, device, [texts.slice(0, queries), texts.slice(queries)], contrastive, { microBatchTokens: tokens, key })
+    gradientNorm = await adamW.step(1e-5, 1)
+  }
+  return {
+    measure: () =>
+      eachVariant({
+        ours: async (facts) => {
+          const seconds = await timed(device, sizes, run)
+          Object.assign(facts, { loss, gradientNorm, memory: device.memory() })
+          return seconds
+        },
+      }),
     close: () => {
       adamW.dispose()
       encoder.dispose()

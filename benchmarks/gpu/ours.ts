@@ -7,7 +7,7 @@ import type { Answer, Sizes } from './cases.js'
 import { encode, latency, train } from './encoder.js'
 import { infonce } from './infonce.js'
 import { attention, layernorm, linear } from './kernels.js'
-import { adamw, gradcache, mlm, retromae, topk } from './objectives.js'
+import { adamw, finetune, gradcache, mlm, retromae, topk } from './objectives.js'
 import type { Prepared } from './support.js'
 
 const sections: Record<string, (sizes: never, device: Device) => Promise<Prepared>> = {
@@ -21,6 +21,7 @@ const sections: Record<string, (sizes: never, device: Device) => Promise<Prepare
   mlm,
   retromae,
   gradcache,
+  finetune,
   adamw,
   topk,
 }

@@ -18,11 +18,11 @@ import traceback  # noqa: E402
 import torch  # noqa: E402
 from peers_encoder import encode, latency, train  # noqa: E402
 from peers_kernels import attention, ceilings, layernorm, linear  # noqa: E402
-from peers_objectives import adamw, gradcache, infonce, mlm, retromae, topk  # noqa: E402
+from peers_objectives import adamw, finetune, gradcache, infonce, mlm, retromae, topk  # noqa: E402
 
 SECTIONS = dict(
     ceilings=ceilings, encode=encode, latency=latency, train=train, attention=attention, linear=linear, layernorm=layernorm, infonce=infonce,
-    mlm=mlm, retromae=retromae, gradcache=gradcache, adamw=adamw, topk=topk)
+    mlm=mlm, retromae=retromae, gradcache=gradcache, finetune=finetune, adamw=adamw, topk=topk)
 
 
 def free():

@@ -219,6 +219,36 @@ def gradcache(sizes, device):
     return lambda: each_variant({"sentence-transformers cached": run}, facts)
 
 
+def finetune(sizes, device):
+    """Stage 3: queries, and groups of a positive and hard negatives, each padded to its own length, scores of all with all in fp32."""
+    config, n, group = sizes["config"], sizes["queries"], sizes["groupSize"]
+    model = bert(config, device, training=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    queries, passages = (
+        torch.stack(texts_of([length] * count, config["vocab"])).to(device)
+        for length, count in ((sizes["queryTokens"], n), (sizes["passageTokens"], n * group)))
+    labels = group * torch.arange(n, device=device)
+    facts = {}
+
+    def step():
+        with autocast(device):
+            q, p = (model(input_ids=ids).last_hidden_state[:, 0] for ids in (queries, passages))
+        q, p = (F.normalize(x.float(), dim=-1) for x in (q, p))
+        loss = F.cross_entropy(q @ p.T / sizes["temperature"], labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        facts["loss"] = loss.detach()
+
+    def eager():
+        seconds = timed(sizes, device, step)
+        facts["loss"] = float(facts["loss"])
+        return seconds
+
+    return lambda: each_variant(dict(eager=eager), facts)
+
+
 def adamw(sizes, device):
     model = bert(sizes["config"], device, training=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.01, fused=True)

@@ -139,25 +139,24 @@ async function plan(name: StageName, flags: TrainFlags): Promise<void> {
 function planTable(name: StageName, plan: TrainingPlan): string {
   const { memory, needed, limit, largest, all, probe, batchSize } = plan
   const count = (n: number): string => n.toLocaleString('en')
-  const most = (value: number | undefined, isAll: boolean | undefined, what: string): string =>
-    value === undefined ? 'unknown: give --memory-limit' : value === 0 ? 'none fits' : `${count(value)}${isAll ? ` (${what})` : ''}`
+  const most = (value: number, isAll: boolean, what: string): string =>
+    value === 0 ? 'none fits' : `${count(value)}${isAll ? ` (${what})` : ''}`
   const rows: [string, string][] = [
     ['weights', formatBytes(memory.weights)],
     ['  copies to multiply with', formatBytes(memory.weightCopies)],
     ['gradients', formatBytes(memory.gradients)],
     ['optimizer state', formatBytes(memory.optimizer)],
     ['activations', `${formatBytes(memory.activations)} (one micro-batch)`],
+    ...(name !== 'pretrain' ? [['  kept from pass 1', formatBytes(memory.kept)] as [string, string]] : []),
     ...(memory.embeddingCache > 0 ? [['embedding cache', formatBytes(memory.embeddingCache)] as [string, string]] : []),
     ['workspace', formatBytes(memory.workspace)],
-    ['total', `${formatBytes(memory.total)}, reserved ${formatBytes(memory.held)} at most`],
+    ['total', `${formatBytes(memory.total)}, reserved ${formatBytes(memory.reserved)}`],
     [
       'limit',
-      limit === undefined
-        ? 'unknown'
-        : `${formatBytes(limit)}: ${plan.fits ? 'fits' : `does not fit, ${formatBytes(needed - limit)} too much`}`,
+      `${formatBytes(limit)}: ${plan.fits ? `fits, ${formatBytes(Math.max(0, limit - needed - memory.kept))} free` : `does not fit, ${formatBytes(needed - limit)} too much`}`,
     ],
-    ['largest batchSize', most(largest?.batchSize, all.batchSize, 'all rows')],
-    ['largest microBatchTokens', most(largest?.microBatchTokens, all.microBatchTokens, 'the whole batch')],
+    ['largest batchSize', most(largest.batchSize, all.batchSize, 'all rows')],
+    ['largest microBatchTokens', most(largest.microBatchTokens, all.microBatchTokens, 'the whole batch')],
   ]
   if (probe) {
     const part = probe.rows < batchSize ? `, from ${count(probe.rows)} of ${count(batchSize)} rows` : ''

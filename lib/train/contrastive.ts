@@ -91,7 +91,7 @@ async function openPairs({ model, files, config }: StageContext): Promise<StageR
       return { queries, passages, ids: known, ...(teacher && { teacher }) }
     },
 
-    async step(batch, key, signal) {
+    async step(batch, key, signal, keepBytes) {
       const { loss, accuracy, masked, falseNegatives } = await gradCache(
         encoder,
         device,
@@ -104,7 +104,7 @@ async function openPairs({ model, files, config }: StageContext): Promise<StageR
           })
           return { ...result, gradients: [dQ, dP] }
         },
-        { microBatchTokens: config.microBatchTokens, key, ...(signal && { signal }) },
+        { microBatchTokens: config.microBatchTokens, key, ...(keepBytes !== undefined && { keepBytes }), ...(signal && { signal }) },
       )
       const tokens = [...batch.queries, ...batch.passages].reduce((sum, sequence) => sum + sequence.length, 0)
       return { loss, tokens, accuracy, masked, ...(config.falseNegatives !== 'keep' && { falseNegatives }) }

@@ -6,7 +6,7 @@ import type { Pooling } from '../model/config.js'
 import { BgeModel } from '../model/model.js'
 import { loadCheckpoint, newestCheckpoint, type RunState, writeCheckpoint } from './checkpoint.js'
 import { mergeConfig, type StageName, type TrainConfig } from './config.js'
-import { detectedLimit, type PlanRequest, planMemory, requireFit } from './plan.js'
+import { type PlanRequest, planWithin, requireFit, reserve } from './plan.js'
 import {
   appendMetrics,
   createRunFolder,
@@ -37,7 +37,7 @@ export interface TrainOptions {
   config?: Partial<TrainConfig>
   /** 'never' (default) starts a new run; 'continue' goes on with the one in `out`, bit for bit as if it had never stopped */
   resume?: 'never' | 'continue'
-  /** bytes of device memory that the run may use; default: what the CPU's machine or container has free, no limit on CUDA */
+  /** bytes of device memory that the run may use; default: what the device, the machine or the container has free */
   memoryLimit?: number
   hooks?: TrainHooks
   /** An abort finishes the micro-batch, writes a checkpoint of the last complete step and throws the signal's reason. */
@@ -95,8 +95,8 @@ export async function train<Batch>(stage: Stage<Batch>, options: TrainOptions): 
   try {
     const perEpoch = batchesPerEpoch(run.sources, config.batchSize)
     const request = planRequest(stage.name, model, run, config)
-    const limit = options.memoryLimit ?? detectedLimit(model.device)
-    if (limit !== undefined) requireFit(request, planMemory(request), limit)
+    const { plan, needed, limit } = await planWithin(request, model.device, options.memoryLimit)
+    requireFit(request, plan, needed, limit)
     const totalSteps = config.steps || Math.ceil(config.epochs * perEpoch)
     const warmup = warmupSteps(totalSteps, config.warmupRatio)
     const adamW = model.device.adamW(Object.values(run.modules), { weightDecay: config.weightDecay })
@@ -132,6 +132,7 @@ export async function train<Batch>(stage: Stage<Batch>, options: TrainOptions): 
       Object.assign(summary, { ...end, step: state.step, texts: some || !earlier ? texts : earlier.texts })
       await writeSummary(out, summary)
     }
+    await reserve(plan, model.device, model.encoder)
     await summarize({ status: 'running' })
     hooks.onStart?.({ config, step: state.step, totalSteps, device, rows, summary })
 
@@ -156,7 +157,12 @@ export async function train<Batch>(stage: Stage<Batch>, options: TrainOptions): 
         next = state.step + 1 < totalSteps ? prepare(state.step + 1) : undefined // collated while the device computes
         const learningRate = learningRateAt(state.step, config.learningRate, warmup, totalSteps)
         const probes = probed(state.step + 1) ? await run.probe?.(batch, signal) : undefined
-        const { loss, tokens, ...measured } = await run.step(batch, { seed: BigInt(config.seed), step: state.step + 1 }, signal)
+        const { loss, tokens, ...measured } = await run.step(
+          batch,
+          { seed: BigInt(config.seed), step: state.step + 1 },
+          signal,
+          plan.activationArena,
+        )
         requireFinite('loss', loss, state.step + 1, savedStep)
         const gradNorm = await adamW.step(learningRate, config.maxGradNorm)
         requireFinite('gradient norm', gradNorm, state.step + 1, savedStep)

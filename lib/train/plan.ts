@@ -1,10 +1,10 @@
 import { freemem } from 'node:os'
 import { BgeError } from '../errors.js'
-import type { Device, EncoderConfig, Parameter } from '../native.js'
+import type { Device, Encoder, EncoderConfig, Parameter } from '../native.js'
 import type { StageName, TrainConfig } from './config.js'
-import { type ArenaReplay, mostHeld } from './plan_arena.js'
+import { mostHeld } from './plan_arena.js'
 import { cpuOps, cudaOps, type OpMemory } from './plan_ops.js'
-import { type MicroShape, type ObjectiveShape, Replay } from './plan_replay.js'
+import { activationBytes, type MicroShape, type ObjectiveShape, Replay } from './plan_replay.js'
 
 /** What the memory of a run depends on. */
 export interface PlanRequest {
@@ -29,16 +29,22 @@ export interface MemoryPlan {
   readonly optimizer: number
   /** of one micro-batch, with the matrices that go between encoder, heads and loss */
   readonly activations: number
+  /** GradCache: further activations, which are kept from pass 1 instead of being computed again */
+  readonly kept: number
   /** GradCache: the embeddings of the whole batch and their gradients, each as one matrix and by group */
   readonly embeddingCache: number
   /** what operations need while they run: backward intermediates, a chunk of logits or a block of scores, panels and bf16 copies of products */
   readonly workspace: number
   /** the sum */
   readonly total: number
+  /** bytes of the encoder's arena: one micro-batch's activations, and what is kept */
+  readonly activationArena: number
   /**
-   * The most that `Device.memory().allocated` can show: activations and workspace lie in blocks that grow by half, and a released block may be
-   * kept. On the CPU memory that was reserved but never used costs nothing; on CUDA it is gone.
+   * The most that `Device.memory().allocated` can show after `reserve`: the total, every block rounded up, and on CUDA blocks that were released
+   * and not yet given back.
    */
+  readonly reserved: number
+  /** The same without `reserve`, where activations and workspace lie in blocks that grow by half. */
   readonly held: number
   /** the most that `Device.memory().workspacePeak` can show */
   readonly workspaceHeld: number
@@ -91,8 +97,9 @@ export function opsOf(device: PlanRequest['device'], shapes: 'known' | 'most' = 
  * The memory of a run, an upper bound for every batch that its configuration allows: the shapes come from the limits on lengths, not from the
  * data, and every figure is the sum of the requests of native/model and native/ops (plan_replay.ts, plan_ops.ts). Not in it: this process's
  * JavaScript (data, token caches), CUDA's context, and the evaluation of checkpoints.
+ * @param room bytes that GradCache may use beyond its need, to keep activations. Default none
  */
-export function planMemory(request: PlanRequest): MemoryPlan {
+export function planMemory(request: PlanRequest, room: number = 0): MemoryPlan {
   const { stage, config, model, modules } = request
   const ops = opsOf(request.device)
   const floats = modules.map(bufferFloats)
@@ -100,33 +107,50 @@ export function planMemory(request: PlanRequest): MemoryPlan {
   const micro = largestMicroBatch(stage, config)
   const replay = new Replay(model, ops)
   let cache = 0
+  let kept = 0
   if (stage === 'pretrain') replay.retroMaeStep([micro])
   else {
     const objective = objectiveShape(config, request.positives)
     cache = embeddingCache(objective, model.hidden)
-    replay.contrastiveStep([micro, micro], objective)
+    replay.contrastiveStep([micro, micro], objective, 1)
+    kept = Math.floor(Math.max(0, Math.min(room, wholeBatch(request, micro) - replay.activations.need)))
   }
   replay.optimizer(floats)
 
   const between = exchanged(stage, micro, model.hidden)
   const copies = weightCopies(request, ops)
   const { workspace, activations } = replay
-  const total = 4 * weights + copies + activations.need + between + cache + workspace.need
-  const reserved = (arena: ArenaReplay): number => mostHeld(arena)
+  const total = 4 * weights + copies + activations.need + kept + between + cache + workspace.need
   const blocks = 64 * (model.layers + 4) // more blocks than are alive at a time, each rounded up
-  const slack = reserved(activations) - activations.need + reserved(workspace) - workspace.need + blocks * (ops.rounding - 1) + ops.kept
+  const reserved = total + blocks * (ops.rounding - 1) + ops.kept
+  const arena = { need: activations.need + kept, largest: activations.largest }
+  const growth = mostHeld(arena) - arena.need + mostHeld(workspace) - workspace.need
   return {
     weights,
     weightCopies: copies,
     gradients: weights,
     optimizer: 2 * weights,
     activations: activations.need + between,
+    kept,
     embeddingCache: cache,
     workspace: workspace.need,
     total,
-    held: total + slack,
-    workspaceHeld: reserved(workspace),
+    activationArena: arena.need,
+    reserved,
+    held: reserved + growth,
+    workspaceHeld: mostHeld(workspace),
   }
+}
+
+/** Bytes that hold the activations of all micro-batches of any batch: linear in tokens and sequences, but that every request is rounded up. */
+function wholeBatch({ config, model, device, stage }: PlanRequest, { longest }: MicroShape): number {
+  const tokens = batchTokens(stage, config)
+  const sequences = config.batchSize * (1 + config.groupSize)
+  // A micro-batch is closed when the next text does not fit, so all but the last are fuller than this.
+  const full = Math.max(1, config.microBatchTokens - longest + 1)
+  const microBatches = Math.min(sequences, Math.ceil(tokens / full) + 1)
+  const requests = 16 * (model.layers + 1) // of one forward, at most
+  return activationBytes(model, device, { tokens, sequences, longest }) + microBatches * requests * 64
 }
 
 /**
@@ -170,9 +194,37 @@ function objectiveShape(config: TrainConfig, positives: number): ObjectiveShape 
   }
 }
 
-/** Bytes that a plan takes from a limit: what is used on the CPU, what is held on CUDA, where memory that is held is gone. */
+/** Bytes that a plan takes from a limit. */
 export function charged(plan: MemoryPlan, device: PlanRequest['device']): number {
-  return device.kind === 'cpu' ? plan.total : plan.held
+  return device.kind === 'cpu' ? plan.total : plan.reserved
+}
+
+/** Of the memory that a CPU has free beyond a plan: what GradCache may keep where no limit was given. */
+const CPU_SHARE = 1 / 4
+/** Of the memory that a GPU has free: what is left to the driver, for the code of kernels and cuBLASLt. */
+const DRIVER_BYTES = 512 << 20
+
+/**
+ * The plan of a run on a device. What it needs comes first; then GradCache keeps activations in what the limit leaves: all of it on CUDA and
+ * with `memoryLimit`, a quarter of it on a CPU without.
+ * @returns `limit`: bytes that the device may use; `needed`: of them, what the run cannot do without
+ */
+export async function planWithin(
+  request: PlanRequest,
+  device: Device,
+  memoryLimit?: number,
+): Promise<{ plan: MemoryPlan; needed: number; limit: number }> {
+  const limit = memoryLimit ?? (await detectedLimit(device))
+  const least = planMemory(request)
+  const needed = charged(least, device)
+  const room = Math.max(0, limit - needed) * (memoryLimit === undefined && device.kind === 'cpu' ? CPU_SHARE : 1)
+  return { plan: planMemory(request, room), needed, limit }
+}
+
+/** Takes the plan's workspace and activations from the device, each in one block: a step allocates only what it exchanges. Throws ERR_BGE_OOM. */
+export async function reserve(plan: MemoryPlan, device: Device, encoder: Encoder): Promise<void> {
+  await device.reserve(plan.workspace)
+  await encoder.reserve(plan.activationArena)
 }
 
 /** The largest value of a key, up to `most`, whose plan fits into `limit` bytes; 0: not even 1 does. */
@@ -193,20 +245,20 @@ export function largestThatFits(request: PlanRequest, key: 'batchSize' | 'microB
 
 /**
  * Bytes that a device's memory may reach: what it holds already and what is free. On the CPU free is what the system could give, and in a
- * container what its limit leaves beyond this process (file caches can be dropped, so they do not count). Undefined for CUDA, whose free memory
- * the device does not tell.
+ * container what its limit leaves beyond this process (file caches can be dropped, so they do not count). On CUDA free is what no process
+ * holds, but for 512 MiB.
  */
-export function detectedLimit(device: Pick<Device, 'kind' | 'memory'>): number | undefined {
-  if (device.kind !== 'cpu') return undefined
+export async function detectedLimit(device: Pick<Device, 'memory' | 'memoryInfo'>): Promise<number> {
+  const own = await device.memoryInfo()
+  if (own) return device.memory().allocated + Math.max(0, own.free - DRIVER_BYTES)
   const most = process.constrainedMemory() // 0 or more than there is: no limit
   const inside = most > 0 ? most - process.memoryUsage.rss() : Number.POSITIVE_INFINITY
   return device.memory().allocated + Math.max(0, Math.min(freemem(), inside))
 }
 
 /** Throws ERR_BGE_OOM, with the numbers, when a plan does not fit into `limit` bytes. */
-export function requireFit(request: PlanRequest, plan: MemoryPlan, limit: number): void {
-  const needed = charged(plan, request.device)
-  if (needed <= limit) return
+export function requireFit(request: PlanRequest, plan: MemoryPlan, needed: number, limit: number): void {
+  if (needed <= limit) return // where it is not, nothing is kept: `needed` is all of the plan
   const { stage, config } = request
   const { batchSize, microBatchTokens } = config
   const parts = [
@@ -220,7 +272,7 @@ export function requireFit(request: PlanRequest, plan: MemoryPlan, limit: number
   throw new BgeError(
     'ERR_BGE_OOM',
     `${stage} with batchSize ${batchSize} and microBatchTokens ${microBatchTokens} must fit into ${formatBytes(limit)}, ` +
-      `but needs ${formatBytes(needed)}: ${sum}${needed > plan.total ? `, growth ${formatBytes(needed - plan.total)}` : ''}; ` +
+      `but needs ${formatBytes(needed)}: ${sum}${needed > plan.total ? `, rounding and blocks to reuse ${formatBytes(needed - plan.total)}` : ''}; ` +
       (most > 0 ? `microBatchTokens ${most} fits` : 'no microBatchTokens fits'),
     { details: { needed, limit, ...plan } },
   )

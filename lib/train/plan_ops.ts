@@ -1,3 +1,5 @@
+import type { Device } from '../native.js'
+
 /** Type of a matrix that an operation reads: a hidden state in the device's own type, or float32 */
 export type Stored = 'hidden' | 'float'
 
@@ -14,6 +16,8 @@ export interface OpMemory {
   readonly kept: number
   /** bytes of the copies of a weight (out, in) that the device keeps to multiply with */
   weightCopies(out: number, input: number): number
+  /** rows of a chunk of logits over `vocab` tokens: native/model/mlm_head.cc */
+  logitRows(vocab: number): number
   /** (rows, input) -> (rows, out) */
   linear(rows: number, out: number, input: number, x: Stored): number[]
   linearBackwardInput(rows: number, out: number, input: number, dOut: Stored): number[]
@@ -42,6 +46,11 @@ export interface AttentionShape {
   readonly size: number
 }
 
+/** Bytes of one value of a hidden state. */
+export const hiddenBytes = ({ kind }: Pick<Device, 'kind'>): 2 | 4 => (kind === 'cpu' ? 4 : 2)
+
+const logitRows = (vocab: number, mib: number, tile: number, least: number): number =>
+  Math.max(least, Math.floor(Math.floor((mib << 20) / (vocab * F32)) / tile) * tile)
 const ceil = (n: number, m: number): number => Math.ceil(n / m)
 const roundUp = (n: number, m: number): number => ceil(n, m) * m
 const F32 = 4
@@ -125,6 +134,7 @@ export function cpuOps(description: string, shapes: 'known' | 'most'): OpMemory 
     linear: (rows, _, input) => operand(rows, input),
     linearBackwardInput: (rows, out) => operand(rows, out),
     linearBackwardWeight: (rows, out, input) => (rows === 0 ? [] : manyRows(out, input, ceil(rows, group), true)),
+    logitRows: (vocab) => logitRows(vocab, 24, 8, 16),
     matmul: (rows, cols, depth, a) => {
       const few = [panel * Math.max(Math.min(depth, depthBlock), 1) * threads * F32]
       if (a === 'plain' && rows <= 512) return few
@@ -182,6 +192,7 @@ export function cudaOps(): OpMemory {
     rounding: 512,
     kept: 256 << 20,
     weightCopies: (out, input) => out * input * BF16,
+    logitRows: (vocab) => logitRows(vocab, 37, 64, 64),
     linear: (rows, out, input, x) => [...asBf16(rows, input, x), ...product(rows, out)],
     linearBackwardInput: (rows, out, input, dOut) => [...asBf16(rows, out, dOut), ...product(rows, input)],
     linearBackwardWeight: (rows, out, input, dOut, x) => [

@@ -1,6 +1,6 @@
-import type { EncoderConfig } from '../native.js'
-import { ArenaReplay } from './plan_arena.js'
-import type { AttentionShape, OpMemory } from './plan_ops.js'
+import type { Device, EncoderConfig } from '../native.js'
+import { type ArenaMark, ArenaReplay } from './plan_arena.js'
+import { type AttentionShape, hiddenBytes, type OpMemory } from './plan_ops.js'
 
 const INT = 4
 const F32 = 4
@@ -41,6 +41,8 @@ export class Replay {
   readonly activations: ArenaReplay = new ArenaReplay()
   readonly #model: EncoderConfig
   readonly #ops: OpMemory
+  /** where the outstanding forwards' activations begin, the newest last */
+  readonly #outstanding: ArenaMark[] = []
 
   constructor(model: EncoderConfig, ops: OpMemory) {
     this.#model = model
@@ -86,6 +88,7 @@ export class Replay {
     const { activations: a } = this
     const pruned = pooling === 'cls'
     const selected = Math.min(T, labelled + N)
+    this.#outstanding.push(a.mark())
     this.#batch(a, T, N)
     if (pruned) this.#selection(a, selected, N)
     a.take(labelled * INT, N * INT, this.#hidden(T, C), T * F32, T * F32)
@@ -116,7 +119,7 @@ export class Replay {
       }
       w.op(this.#ops.embeddingBackward(T, C))
     })
-    this.activations.reset()
+    this.activations.reset(this.#outstanding.pop())
   }
 
   /** MlmHead::step; x: where the hidden states come from. */
@@ -131,7 +134,7 @@ export class Replay {
     w.take(this.#hidden(R, C), this.#hidden(R, C), this.#hidden(R, C), R * F32, R * F32)
     w.op(ops.linear(R, C, C, x))
     w.take(R * INT, CROSS_ENTROPY_RESULT, this.#hidden(R, C))
-    const chunk = Math.min(R, Math.max(16, Math.floor(Math.floor((24 << 20) / (V * F32)) / 8) * 8))
+    const chunk = Math.min(R, ops.logitRows(V))
     w.take(chunk * V * F32)
     for (const n of blocks(R, chunk)) {
       w.op(ops.linear(n, V, C, 'hidden'))
@@ -223,22 +226,20 @@ export class Replay {
     }
   }
 
-  /** A step of stages 2 and 3 over these micro-batches (gradcache.ts), without the optimizer's. */
-  contrastiveStep(microBatches: readonly MicroShape[], objective: ObjectiveShape): void {
-    const last = microBatches.at(-1)!
-    const earlier = microBatches.slice(0, -1)
+  /** A step of stages 2 and 3 over these micro-batches (gradcache.ts), the last `kept` of them run once; without the optimizer's. */
+  contrastiveStep(microBatches: readonly MicroShape[], objective: ObjectiveShape, kept: number): void {
     const groups = [objective.queries, objective.queries * objective.groupSize]
-    for (const micro of earlier) {
-      this.embed(micro)
+    const first = microBatches.length - kept
+    for (const [i, micro] of microBatches.entries()) {
+      if (i < first) this.embed(micro)
+      else this.forward(micro)
       this.moveRows(micro.sequences)
     }
-    this.forward(last)
-    this.moveRows(last.sequences)
     for (const rows of groups) this.moveRows(rows)
     this.contrastive(objective)
     for (const rows of groups) this.moveRows(rows)
-    for (const [i, micro] of [last, ...earlier].entries()) {
-      if (i > 0) this.forward(micro)
+    for (const [i, micro] of [...microBatches.entries()].reverse()) {
+      if (i < first) this.forward(micro)
       this.moveRows(micro.sequences)
       this.backward(micro, 'embeddings')
     }
@@ -320,6 +321,15 @@ export class Replay {
       }
     })
   }
+}
+
+/** Bytes that one Encoder::forward without labelled rows keeps for its backward. */
+export function activationBytes(model: EncoderConfig, device: Pick<Device, 'kind'>, shape: MicroShape): number {
+  const none = (): number[] => []
+  const ops = { hiddenBytes: hiddenBytes(device), linear: none, attention: none } as Partial<OpMemory> as OpMemory // the workspace is not asked for
+  const replay = new Replay(model, ops)
+  replay.forward(shape)
+  return replay.activations.need
 }
 
 /** Sizes of the blocks that `rows` are cut into: whole ones of `most` (one stands for all), and the rest. */

@@ -1,7 +1,7 @@
 import { batchesPerEpoch, epochBatches } from '../data/plan.js'
 import type { DeviceMemory } from '../native.js'
 import { type OpenRun, openRun, planRequest, type TrainOptions } from './loop.js'
-import { batchTokens, charged, detectedLimit, largestThatFits, type MemoryPlan, planMemory } from './plan.js'
+import { batchTokens, largestThatFits, type MemoryPlan, planWithin, reserve } from './plan.js'
 import type { Stage } from './stage.js'
 
 /** What `planTraining` finds out about a run that is not made. */
@@ -10,13 +10,13 @@ export interface TrainingPlan {
   readonly batchSize: number
   readonly microBatchTokens: number
   readonly memory: MemoryPlan
-  /** bytes that are compared with the limit: `memory.total` on the CPU, `memory.held` on CUDA */
+  /** bytes that are compared with the limit: `memory` without `kept`, the total on the CPU and what is reserved on CUDA */
   readonly needed: number
-  /** bytes that the device may use; undefined where the device does not tell and no limit was given */
-  readonly limit: number | undefined
+  /** bytes that the device may use */
+  readonly limit: number
   readonly fits: boolean
-  /** The largest values that fit, each with the other as configured; undefined without a limit, 0 where nothing fits. */
-  readonly largest: { readonly batchSize: number; readonly microBatchTokens: number } | undefined
+  /** The largest values that fit, each with the other as configured; 0 where nothing fits. */
+  readonly largest: { readonly batchSize: number; readonly microBatchTokens: number }
   /** whether `largest` is all there is: the rows of the data, the tokens of a batch */
   readonly all: { readonly batchSize: boolean; readonly microBatchTokens: boolean }
   /** undefined where the plan does not fit */
@@ -48,19 +48,14 @@ export async function planTraining<Batch>(stage: Stage<Batch>, options: TrainOpt
     batchesPerEpoch(run.sources, config.batchSize) // throws for a batch that the data cannot fill
     const { batchSize, microBatchTokens } = config
     const request = planRequest(stage.name, model, run, config)
-    const memory = planMemory(request)
-    const needed = charged(memory, model.device)
-    const limit = options.memoryLimit ?? detectedLimit(model.device)
-    const fits = limit === undefined || needed <= limit
+    const { plan: memory, needed, limit } = await planWithin(request, model.device, options.memoryLimit)
+    const fits = needed <= limit
     const rows = Math.min(...run.sources.map(({ start, end }) => end - start))
     const tokens = batchTokens(stage.name, config)
-    const largest =
-      limit === undefined
-        ? undefined
-        : {
-            batchSize: largestThatFits(request, 'batchSize', rows, limit),
-            microBatchTokens: largestThatFits(request, 'microBatchTokens', tokens, limit),
-          }
+    const largest = {
+      batchSize: largestThatFits(request, 'batchSize', rows, limit),
+      microBatchTokens: largestThatFits(request, 'microBatchTokens', tokens, limit),
+    }
     return {
       device: model.device.description,
       batchSize,
@@ -70,27 +65,35 @@ export async function planTraining<Batch>(stage: Stage<Batch>, options: TrainOpt
       limit,
       fits,
       largest,
-      all: { batchSize: largest?.batchSize === rows, microBatchTokens: largest?.microBatchTokens === tokens },
-      probe: fits ? await probe(open, tokens, options.signal) : undefined,
+      all: { batchSize: largest.batchSize === rows, microBatchTokens: largest.microBatchTokens === tokens },
+      probe: fits ? await probe(open, memory, tokens, options.signal) : undefined,
     }
   } finally {
     model.dispose()
   }
 }
 
-async function probe<Batch>({ model, run, config }: OpenRun<Batch>, tokens: number, signal?: AbortSignal): Promise<Probe> {
+async function probe<Batch>(
+  { model, run, config }: OpenRun<Batch>,
+  plan: MemoryPlan,
+  tokens: number,
+  signal?: AbortSignal,
+): Promise<Probe> {
   const { batchSize, microBatchTokens, seed, weightDecay, maxGradNorm } = config
   const { device } = model
   const adamW = device.adamW(Object.values(run.modules), { weightDecay })
   const batches = epochBatches(run.sources, batchSize, seed, 0)
   const representative = Math.ceil((PROBE_MICRO_BATCHES * microBatchTokens) / (tokens / batchSize))
   const rows = Math.min(batchSize, Math.max(2, representative))
+  await reserve(plan, device, model.encoder)
   let seconds = 0
   let done = 0
+  // A probe of part of the batch keeps the same part of the activations.
+  const keepBytes = (plan.activationArena * rows) / batchSize
   for (const step of [1, 2]) {
     const batch = await run.prepare(batches[(step - 1) % batches.length]!.subarray(0, rows), 0, signal)
     const start = performance.now()
-    done = (await run.step(batch, { seed: BigInt(seed), step }, signal)).tokens
+    done = (await run.step(batch, { seed: BigInt(seed), step }, signal, keepBytes)).tokens
     await adamW.step(0, maxGradNorm)
     seconds = (performance.now() - start) / 1000
   }

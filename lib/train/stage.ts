@@ -35,8 +35,8 @@ export interface StageRun<Batch = unknown> {
   readonly texts: () => Readonly<Record<string, TextCard>>
   /** Tokenizes and collates a batch; a pure function of (rows, epoch) and the seed. */
   prepare(rows: Int32Array, epoch: number, signal?: AbortSignal): Promise<Batch>
-  /** Accumulates the gradients of one batch. */
-  step(batch: Batch, key: DropoutKey, signal?: AbortSignal): Promise<StepMetrics>
+  /** Accumulates the gradients of one batch. `keepBytes`: of activations that GradCache may hold at a time; no bit depends on it */
+  step(batch: Batch, key: DropoutKey, signal?: AbortSignal, keepBytes?: number): Promise<StepMetrics>
   /** Measures the model on a batch that it has not been trained on yet in this epoch. Changes nothing: the run goes on as if it had not been called. */
   probe?(batch: Batch, signal?: AbortSignal): Promise<Readonly<Record<string, number>>>
   /** Writes the trained model as a model folder. */

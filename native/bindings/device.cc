@@ -10,7 +10,8 @@ Napi::Function DeviceHandle::define(Napi::Env env) {
       env, "Device",
       {InstanceAccessor<&DeviceHandle::kind>("kind"), InstanceAccessor<&DeviceHandle::description>("description"),
        InstanceAccessor<&DeviceHandle::dtype>("dtype"),
-       InstanceMethod<&DeviceHandle::memory>("memory"), InstanceMethod<&DeviceHandle::synchronize>("synchronize"),
+       InstanceMethod<&DeviceHandle::memory>("memory"), InstanceMethod<&DeviceHandle::memoryInfo>("memoryInfo"),
+       InstanceMethod<&DeviceHandle::reserve>("reserve"), InstanceMethod<&DeviceHandle::synchronize>("synchronize"),
        InstanceMethod<&DeviceHandle::dispose>("dispose"), InstanceMethod<&DeviceHandle::tensor>("tensor"),
        InstanceMethod<&DeviceHandle::zeros>("zeros"), InstanceMethod<&DeviceHandle::encoder>("encoder"),
        InstanceMethod<&DeviceHandle::mlmHead>("mlmHead"), InstanceMethod<&DeviceHandle::enhancedDecoder>("enhancedDecoder"),
@@ -75,6 +76,31 @@ Napi::Value DeviceHandle::memory(const Napi::CallbackInfo& info) {
   o.Set("workspace", static_cast<double>(core->workspace));
   o.Set("workspacePeak", static_cast<double>(core->workspacePeak));
   return o;
+}
+
+Napi::Value DeviceHandle::memoryInfo(const Napi::CallbackInfo& info) {
+  check(info);
+  return core->run(
+      info.Env(), [](Backend& b) { return b.memoryInfo(); },
+      [](Napi::Env env, MemoryInfo& m) -> Napi::Value {
+        if (m.total == 0) return env.Undefined();
+        auto o = Napi::Object::New(env);
+        o.Set("free", static_cast<double>(m.free));
+        o.Set("total", static_cast<double>(m.total));
+        return o;
+      });
+}
+
+Napi::Value DeviceHandle::reserve(const Napi::CallbackInfo& info) {
+  check(info);
+  const auto bytes = static_cast<size_t>(integer(info[0], "bytes", 0, int64_t{1} << 50));
+  return core->run(
+      info.Env(),
+      [bytes](Backend& b) {
+        b.workspace().reserve(bytes);
+        return 0;
+      },
+      [](Napi::Env env, int&) { return env.Undefined(); });
 }
 
 Napi::Value DeviceHandle::synchronize(const Napi::CallbackInfo& info) {

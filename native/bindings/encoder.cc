@@ -66,6 +66,7 @@ Napi::Function EncoderHandle::define(Napi::Env env) {
   return DefineClass(env, "Encoder",
                      {InstanceMethod<&EncoderHandle::embed>("embed"), InstanceMethod<&EncoderHandle::forward>("forward"),
                       InstanceMethod<&EncoderHandle::backward>("backward"), InstanceMethod<&EncoderHandle::discard>("discard"),
+                      InstanceMethod<&EncoderHandle::reserve>("reserve"),
                       InstanceMethod<&EncoderHandle::dispose>("dispose")});
 }
 
@@ -108,14 +109,17 @@ Napi::Value EncoderHandle::embed(const Napi::CallbackInfo& info) {
 Napi::Value EncoderHandle::forward(const Napi::CallbackInfo& info) {
   refuseTraining(info.Env(), *module.state->core, "forward() keeps activations for backward(), and");
   module.state->check(info.Env(), "the encoder");
-  if (forwardRows_ >= 0) {
+  const std::string others = present(info[2]) ? info[2].ToString().Utf8Value() : "none";
+  if (others != "none" && others != "allowed") {
+    throw makeError(info.Env(), "ERR_BGE_ARGUMENT", "others must be 'none' or 'allowed', but was '" + others + "'");
+  }
+  if (others == "none" && !outstanding_.empty()) {
     throw makeError(info.Env(), "ERR_BGE_ARGUMENT", "forward needs the previous forward's backward or discard first: one may be outstanding");
   }
   auto batch = tokenBatch(info[0], config);
   auto key = dropoutKey(info[1]);
   const int64_t n = batch.sequences(), c = config.hidden, r = static_cast<int64_t>(batch.rows.size());
-  forwardRows_ = r;
-  forwardSequences_ = n;
+  outstanding_.push_back({r, n});
   auto core = module.state->core;
   auto hidden = buffer(core, r, c), cls = buffer(core, n, c), embeddings = buffer(core, n, c);
   return core->run(
@@ -137,9 +141,9 @@ Napi::Value EncoderHandle::forward(const Napi::CallbackInfo& info) {
 Napi::Value EncoderHandle::backward(const Napi::CallbackInfo& info) {
   auto env = info.Env();
   module.state->check(env, "the encoder");
-  if (forwardRows_ < 0) throw makeError(env, "ERR_BGE_ARGUMENT", "backward needs an outstanding forward");
+  if (outstanding_.empty()) throw makeError(env, "ERR_BGE_ARGUMENT", "backward needs an outstanding forward");
   auto o = object(info[0], "gradients");
-  const int64_t c = config.hidden, r = forwardRows_, n = forwardSequences_;
+  const int64_t c = config.hidden, r = outstanding_.back().rows, n = outstanding_.back().sequences;
   auto core = module.state->core;
   auto take = [&](const char* name, int64_t rows) -> SlotPtr<DeviceBuffer> {
     auto v = o.Get(name);
@@ -153,7 +157,7 @@ Napi::Value EncoderHandle::backward(const Napi::CallbackInfo& info) {
   };
   auto dHidden = take("dHidden", r), dCls = take("dCls", n), dEmbeddings = take("dEmbeddings", n);
   if (!dHidden && !dCls && !dEmbeddings) throw makeError(env, "ERR_BGE_ARGUMENT", "gradients must hold dHidden, dCls or dEmbeddings, but holds none");
-  forwardRows_ = -1;
+  outstanding_.pop_back();
   return core->run(
       env,
       [s = slot, dHidden, dCls, dEmbeddings, r, n, c](Backend& b) {
@@ -166,11 +170,23 @@ Napi::Value EncoderHandle::backward(const Napi::CallbackInfo& info) {
 
 Napi::Value EncoderHandle::discard(const Napi::CallbackInfo& info) {
   module.state->check(info.Env(), "the encoder");
-  forwardRows_ = -1;
+  outstanding_.clear();
   return module.state->core->run(
       info.Env(),
       [s = slot](Backend&) {
         s->get().discard();
+        return 0;
+      },
+      [](Napi::Env e, int&) { return e.Undefined(); });
+}
+
+Napi::Value EncoderHandle::reserve(const Napi::CallbackInfo& info) {
+  module.state->check(info.Env(), "the encoder");
+  const auto bytes = static_cast<size_t>(integer(info[0], "bytes", 0, int64_t{1} << 50));
+  return module.state->core->run(
+      info.Env(),
+      [s = slot, bytes](Backend&) {
+        s->get().reserve(bytes);
         return 0;
       },
       [](Napi::Env e, int&) { return e.Undefined(); });

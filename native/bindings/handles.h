@@ -106,8 +106,10 @@ class EncoderHandle : public Napi::ObjectWrap<EncoderHandle> {
   Napi::Value forward(const Napi::CallbackInfo& info);
   Napi::Value backward(const Napi::CallbackInfo& info);
   Napi::Value discard(const Napi::CallbackInfo& info);
+  Napi::Value reserve(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
-  int64_t forwardRows_ = -1, forwardSequences_ = -1;  // of the outstanding forward, as enqueued
+  struct Outstanding { int64_t rows, sequences; };
+  std::vector<Outstanding> outstanding_;  // the forwards, as enqueued
 };
 
 class MlmHeadHandle : public Napi::ObjectWrap<MlmHeadHandle> {
@@ -178,6 +180,8 @@ class DeviceHandle : public Napi::ObjectWrap<DeviceHandle> {
   Napi::Value description(const Napi::CallbackInfo& info);
   Napi::Value dtype(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
+  Napi::Value memoryInfo(const Napi::CallbackInfo& info);
+  Napi::Value reserve(const Napi::CallbackInfo& info);
   Napi::Value synchronize(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   Napi::Value tensor(const Napi::CallbackInfo& info);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "tensor.h"
+
 namespace bge {
 
 namespace {
@@ -51,6 +53,15 @@ void Arena::reset(Mark m) {
     blocks_.clear();
     blocks_.push_back({static_cast<char*>(allocate_(total)), total});
   }
+}
+
+void Arena::reserve(size_t n) {
+  if (block_ != 0 || used_ != 0) throw Error("ERR_BGE_ARGUMENT", "memory can only be reserved while none of it is in use");
+  n = (n + kAlign - 1) / kAlign * kAlign;
+  if (capacity() == n && blocks_.size() == 1) return;
+  for (auto& b : blocks_) release_(b.data);
+  blocks_.clear();
+  if (n > 0) blocks_.push_back({static_cast<char*>(allocate_(n)), n});
 }
 
 size_t Arena::capacity() const {

@@ -20,6 +20,10 @@ class Arena {
   template <class T> T* take(int64_t n) { return static_cast<T*>(bytes(static_cast<size_t>(n) * sizeof(T))); }
   Mark mark() const { return {block_, used_}; }
   void reset(Mark m);
+  // Makes room for `n` live bytes in one block, and gives back what there is above: until more is asked for, nothing is allocated. Alignment
+  // is the caller's: each request counts as a multiple of 64. Only while nothing lies in the arena; throws Error otherwise, and where the
+  // device has no room.
+  void reserve(size_t n);
   size_t capacity() const;  // bytes held from the device
   size_t peak() const { return peak_; }
 

@@ -139,6 +139,10 @@ struct AdamW {
   const double* squaredNorm = nullptr;  // device scalar: squared global gradient norm
 };
 
+struct MemoryInfo {
+  size_t free = 0, total = 0;  // bytes of the device's own memory, whoever holds it; total 0: it is the process' memory, which the system knows
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -149,6 +153,7 @@ class Backend {
   virtual void* allocate(size_t bytes) = 0;     // 64-byte aligned, contents undefined; throws Error ERR_BGE_OOM
   virtual void release(void* p) = 0;
   virtual size_t bytesAllocated() const = 0;
+  virtual MemoryInfo memoryInfo() = 0;
   virtual void upload(void* device, const void* host, size_t bytes) = 0;
   virtual void download(void* host, const void* device, size_t bytes) = 0;
   virtual void copy(void* to, const void* from, size_t bytes) = 0;

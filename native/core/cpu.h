@@ -28,6 +28,7 @@ class CpuBackend final : public Backend {
   void* allocate(size_t bytes) override;
   void release(void* p) override;
   size_t bytesAllocated() const override;
+  MemoryInfo memoryInfo() override { return {}; }
   void upload(void* device, const void* host, size_t bytes) override;
   void download(void* host, const void* device, size_t bytes) override;
   void copy(void* to, const void* from, size_t bytes) override;

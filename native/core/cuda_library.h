@@ -12,13 +12,13 @@ namespace bge {
 
 // Raised by hand whenever a virtual function of Backend or Arena's code changes in a way that the layouts below do not show.
 // test/cuda-library.test.ts compares it with the list of virtual functions.
-constexpr uint64_t kCudaContract = 3;
+constexpr uint64_t kCudaContract = 4;
 
 // The number that addon and library compare: the contract, the layout of everything that crosses, and the C++ library's string.
 constexpr uint64_t cudaAbi() {
   const uint64_t parts[] = {
       kCudaContract,
-      sizeof(std::string), sizeof(Error), sizeof(Arena), sizeof(Arena::Mark),
+      sizeof(std::string), sizeof(Error), sizeof(Arena), sizeof(Arena::Mark), sizeof(MemoryInfo),
       sizeof(Matrix), offsetof(Matrix, data), offsetof(Matrix, rows), offsetof(Matrix, cols), offsetof(Matrix, stride),
       offsetof(Matrix, type),
       sizeof(Weight), offsetof(Weight, data), offsetof(Weight, out), offsetof(Weight, in), offsetof(Weight, version),

@@ -50,34 +50,37 @@ std::vector<int32_t> indicesIn(const std::vector<int32_t>& rows, const std::vect
 
 }  // namespace
 
-// The layers, and what a forward() leaves for its backward(). The activations have an arena of their own: embed(), the heads and the
-// losses use the workspace meanwhile, and several encoders on one device may each have a forward outstanding.
-struct Encoder::Saved {
-  const ModelConfig& config;
-  Backend& backend;
-  EmbeddingLayer embeddings;
-  std::vector<TransformerLayer> layers;
-
-  Arena arena;
-  bool outstanding = false;
+// What one forward() leaves for its backward(): device memory of the encoder's arena behind `mark`.
+struct Encoder::Activations {
+  Arena::Mark mark;
   bool hasHidden = false, hasCls = false, hasEmbeddings = false;
   TokenBatch host;
   DropoutPlan dropout;
   std::optional<DeviceBatch> batch;
   std::optional<RowSelection> selected;  // the last layer's rows; absent: all
   float *mean = nullptr, *rstd = nullptr;  // (T) of the embedding LayerNorm
-  std::vector<LayerActivations> activations;
-  std::vector<int32_t> hiddenAt, clsAt;                                     // rows of the last layer's output
+  std::vector<LayerActivations> layers;
+  std::vector<int32_t> hiddenAt, clsAt;  // rows of the last layer's output
   const int32_t *hiddenAtDevice = nullptr, *clsAtDevice = nullptr;
   Matrix pooled;  // (N, C) before the normalisation
   float* norm = nullptr;
+};
+
+// The layers, and the forwards that are outstanding. Their activations have an arena of their own: embed(), the heads and the losses use
+// the workspace meanwhile, and several encoders on one device may each have forwards outstanding.
+struct Encoder::Saved {
+  const ModelConfig& config;
+  Backend& backend;
+  EmbeddingLayer embeddings;
+  std::vector<TransformerLayer> layers;
+  Arena arena;
+  std::vector<std::unique_ptr<Activations>> outstanding;  // the newest last, as their memory lies in the arena
 
   Saved(Encoder& e)
       : config(e.config),
         backend(e.backend_),
         embeddings(e.parameters, e.config),
-        arena([&b = e.backend_](size_t n) { return b.allocate(n); }, [&b = e.backend_](void* p) { b.release(p); }),
-        dropout(e.config, std::nullopt) {
+        arena([&b = e.backend_](size_t n) { return b.allocate(n); }, [&b = e.backend_](void* p) { b.release(p); }) {
     for (int32_t l = 0; l < config.layers; ++l) layers.emplace_back(e.parameters, "encoder.layer." + std::to_string(l) + ".", config);
   }
 
@@ -86,20 +89,20 @@ struct Encoder::Saved {
   LayerCall call(const DeviceBatch& b, const RowSelection* pruned, const DropoutPlan& plan, int32_t l) const {
     return {pruned ? pruned->packed : b.packed, b.packed, pruned ? pruned->rows : b.all, nullptr, plan, static_cast<uint32_t>(l)};
   }
-  Matrix run(Arena& a, const DeviceBatch& b, const RowSelection* rows, const DropoutPlan& plan, bool keep);
+  Matrix run(Arena& a, const DeviceBatch& b, const RowSelection* rows, const DropoutPlan& plan, Activations* keep);
   void pool(Matrix out, Matrix pooled, float* norm, Matrix last, const DeviceBatch& b, const int32_t* cls) const;
-  void free();
+  void dropNewest();
 };
 
 // Embeddings and all layers: the last hidden states (T, C), or of `rows` only, (R, C).
-Matrix Encoder::Saved::run(Arena& a, const DeviceBatch& b, const RowSelection* rows, const DropoutPlan& plan, bool keep) {
+Matrix Encoder::Saved::run(Arena& a, const DeviceBatch& b, const RowSelection* rows, const DropoutPlan& plan, Activations* keep) {
   const int64_t T = b.all.count;
   Matrix x = hiddenMatrix(a, T);
   if (keep) {
-    mean = a.take<float>(T);
-    rstd = a.take<float>(T);
+    keep->mean = a.take<float>(T);
+    keep->rstd = a.take<float>(T);
   }
-  embeddings.forward(x, keep ? mean : nullptr, keep ? rstd : nullptr, embeddings.wordTable(), b.ids, b.all,
+  embeddings.forward(x, keep ? keep->mean : nullptr, keep ? keep->rstd : nullptr, embeddings.wordTable(), b.ids, b.all,
                      plan.at(kEmbeddingLayer, kEmbeddingSite));
   for (int32_t l = 0; l < config.layers; ++l) {
     const RowSelection* pruned = l + 1 == config.layers ? rows : nullptr;
@@ -117,7 +120,7 @@ Matrix Encoder::Saved::run(Arena& a, const DeviceBatch& b, const RowSelection* r
     layer.queryInput = queries;
     layer.keyInput = x;
     layers[l].forward(out, layer, call(b, pruned, plan, l));
-    if (keep) activations.push_back(layer);
+    if (keep) keep->layers.push_back(layer);
     else a.reset(unused);
     x = out;
   }
@@ -132,12 +135,10 @@ void Encoder::Saved::pool(Matrix out, Matrix pooled, float* norm, Matrix last, c
   if (config.normalize) backend.normalize(out, norm, pooled);
 }
 
-void Encoder::Saved::free() {
-  outstanding = false;
-  batch.reset();
-  selected.reset();
-  activations.clear();
-  arena.reset({0, 0});
+void Encoder::Saved::dropNewest() {
+  const Arena::Mark mark = outstanding.back()->mark;
+  outstanding.pop_back();
+  arena.reset(mark);
 }
 
 Encoder::Encoder(Backend& backend, const ModelConfig& c)
@@ -168,31 +169,29 @@ void Encoder::embed(Matrix out, const TokenBatch& host, const std::optional<Drop
                                     static_cast<uint64_t>(host.tokens()), static_cast<uint64_t>(batch.packed.maxLength), mark.block, mark.used});
   backend_.repeat(repeats ? sequence : 0, [&] {
     Arena::Scope inner(arena);
-    const Matrix last = saved_->run(arena, batch, selected ? &*selected : nullptr, DropoutPlan(config, key), false);
+    const Matrix last = saved_->run(arena, batch, selected ? &*selected : nullptr, DropoutPlan(config, key), nullptr);
     saved_->pool(embeddings, saved_->embeddingMatrix(arena, N), arena.take<float>(N), last, batch, clsAt);
   });
   backend_.copy(out.data, embeddings.data, static_cast<size_t>(N * config.hidden) * sizeof(float));
 }
 
 void Encoder::forward(Matrix hidden, Matrix cls, Matrix embeddings, const TokenBatch& host, const std::optional<DropoutKey>& key) {
-  Saved& s = *saved_;
-  if (s.outstanding) throw Error("ERR_BGE_ARGUMENT", "a forward is outstanding: call backward or discard before the next forward");
+  Saved& saved = *saved_;
   checkBatch(host, config);
   const int64_t N = host.sequences(), R = static_cast<int64_t>(host.rows.size()), C = config.hidden;
   checkShape("hidden", hidden, R, C);
   checkShape("cls", cls, N, C);
   checkShape("embeddings", embeddings, N, C);
-  s.hasHidden = hidden.data && R > 0;
-  s.hasCls = cls.data;
-  s.hasEmbeddings = embeddings.data;
-  if (!s.hasHidden && !s.hasCls && !s.hasEmbeddings)
+  const bool hasHidden = hidden.data && R > 0;
+  if (!hasHidden && !cls.data && !embeddings.data)
     throw Error("ERR_BGE_ARGUMENT", "forward must be asked for hidden (with rows), cls or embeddings, but none is wanted");
 
-  s.outstanding = true;
+  Arena& arena = saved.arena;
+  saved.outstanding.push_back(std::unique_ptr<Activations>(
+      new Activations{arena.mark(), hasHidden, cls.data != nullptr, embeddings.data != nullptr, host, DropoutPlan(config, key)}));
   try {
-    s.host = host;
-    s.dropout = DropoutPlan(config, key);
-    s.batch.emplace(backend_, s.arena, s.host);
+    Activations& s = *saved.outstanding.back();
+    s.batch.emplace(backend_, arena, s.host);
     const bool mean = config.pooling == Pooling::mean;
     const std::vector<int32_t> none, firsts = clsRows(host);
     std::vector<int32_t> wanted;  // the last layer's rows, if not all
@@ -205,28 +204,29 @@ void Encoder::forward(Matrix hidden, Matrix cls, Matrix embeddings, const TokenB
       std::set_union(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(wanted));
       s.hiddenAt = indicesIn(wanted, a);
       s.clsAt = indicesIn(wanted, b);
-      s.selected.emplace(backend_, s.arena, s.host, s.batch->all, std::move(wanted));
+      s.selected.emplace(backend_, arena, s.host, s.batch->all, std::move(wanted));
     }
-    s.hiddenAtDevice = uploadTo(backend_, s.arena, s.hiddenAt);
-    s.clsAtDevice = uploadTo(backend_, s.arena, s.clsAt);
+    s.hiddenAtDevice = uploadTo(backend_, arena, s.hiddenAt);
+    s.clsAtDevice = uploadTo(backend_, arena, s.clsAt);
 
-    const Matrix last = s.run(s.arena, *s.batch, s.selected ? &*s.selected : nullptr, s.dropout, true);
+    const Matrix last = saved.run(arena, *s.batch, s.selected ? &*s.selected : nullptr, s.dropout, &s);
     if (s.hasHidden) backend_.gatherRows(hidden, last, s.hiddenAtDevice, R);
     if (s.hasCls) backend_.gatherRows(cls, last, s.clsAtDevice, N);
     if (s.hasEmbeddings) {
-      s.pooled = s.embeddingMatrix(s.arena, N);
-      s.norm = s.arena.take<float>(N);
-      s.pool(embeddings, s.pooled, s.norm, last, *s.batch, s.clsAtDevice);
+      s.pooled = saved.embeddingMatrix(arena, N);
+      s.norm = arena.take<float>(N);
+      saved.pool(embeddings, s.pooled, s.norm, last, *s.batch, s.clsAtDevice);
     }
   } catch (...) {
-    s.free();
+    saved.dropNewest();
     throw;
   }
 }
 
 void Encoder::backward(Matrix dHidden, Matrix dCls, Matrix dEmbeddings) {
-  Saved& s = *saved_;
-  if (!s.outstanding) throw Error("ERR_BGE_ARGUMENT", "backward needs an outstanding forward, but there is none");
+  Saved& saved = *saved_;
+  if (saved.outstanding.empty()) throw Error("ERR_BGE_ARGUMENT", "backward needs an outstanding forward, but there is none");
+  Activations& s = *saved.outstanding.back();
   const int64_t N = s.host.sequences(), R = static_cast<int64_t>(s.host.rows.size()), C = config.hidden, T = s.host.tokens();
   checkShape("dHidden", dHidden, R, C);
   checkShape("dCls", dCls, N, C);
@@ -236,19 +236,19 @@ void Encoder::backward(Matrix dHidden, Matrix dCls, Matrix dEmbeddings) {
     throw Error("ERR_BGE_ARGUMENT", "backward was given a gradient of an output that the forward was not asked for");
   struct Free {
     Saved& saved;
-    ~Free() { saved.free(); }
-  } freeOnLeaving{s};
+    ~Free() { saved.dropNewest(); }
+  } freeOnLeaving{saved};
 
   Backend& b = backend_;
   Arena& arena = b.workspace();
   Arena::Scope scope(arena);
-  Matrix d = s.hiddenMatrix(arena, s.selected ? s.selected->count() : T);  // gradient of the last layer's output, then of each layer's input
+  Matrix d = saved.hiddenMatrix(arena, s.selected ? s.selected->count() : T);  // gradient of the last layer's output, then of each layer's input
   zero(b, d);
   if (dEmbeddings.data) {
     Matrix dPooled = dEmbeddings;
     if (config.normalize) {
-      const Matrix normalized = s.embeddingMatrix(arena, N);
-      dPooled = s.embeddingMatrix(arena, N);
+      const Matrix normalized = saved.embeddingMatrix(arena, N);
+      dPooled = saved.embeddingMatrix(arena, N);
       b.normalize(normalized, s.norm, s.pooled);
       b.normalizeBackward(dPooled, dEmbeddings, normalized, s.norm);
     }
@@ -260,17 +260,21 @@ void Encoder::backward(Matrix dHidden, Matrix dCls, Matrix dEmbeddings) {
 
   for (int32_t l = config.layers - 1; l >= 0; --l) {
     const RowSelection* pruned = l + 1 == config.layers && s.selected ? &*s.selected : nullptr;
-    const Matrix dKeys = pruned ? s.hiddenMatrix(arena, T) : Matrix();
-    s.layers[l].backward(d, dKeys, s.activations[l], s.call(*s.batch, pruned, s.dropout, l));
+    const Matrix dKeys = pruned ? saved.hiddenMatrix(arena, T) : Matrix();
+    saved.layers[l].backward(d, dKeys, s.layers[l], saved.call(*s.batch, pruned, s.dropout, l));
     if (pruned) {
       b.scatterRows(dKeys, pruned->index, pruned->count(), d, true);
       d = dKeys;
     }
   }
-  s.embeddings.backward(s.embeddings.wordGradient(), d, s.mean, s.rstd, s.embeddings.wordTable(), config.vocab, s.batch->ids, kPaddingId,
+  saved.embeddings.backward(saved.embeddings.wordGradient(), d, s.mean, s.rstd, saved.embeddings.wordTable(), config.vocab, s.batch->ids, kPaddingId,
                         s.batch->all, s.dropout.at(kEmbeddingLayer, kEmbeddingSite));
 }
 
-void Encoder::discard() { saved_->free(); }
+void Encoder::discard() {
+  while (!saved_->outstanding.empty()) saved_->dropNewest();
+}
+
+void Encoder::reserve(size_t bytes) { saved_->arena.reserve(bytes); }
 
 }  // namespace bge

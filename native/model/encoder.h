@@ -24,14 +24,17 @@ class Encoder {
 
   // Training path: keeps activations until backward(). Any output may have data == null (not wanted).
   // hidden (R, C): last hidden states of batch.rows. cls (N, C): last hidden state of each sequence's first token.
-  // embeddings (N, C): as embed(). The last layer is computed only for the rows that are needed. One forward may be outstanding.
+  // embeddings (N, C): as embed(). The last layer is computed only for the rows that are needed. Any number of forwards
+  // may be outstanding; their activations lie one behind the other.
   void forward(Matrix hidden, Matrix cls, Matrix embeddings, const TokenBatch& batch, const std::optional<DropoutKey>& key);
 
-  // Accumulates parameter gradients for the last forward(); each gradient may have data == null. Frees the activations.
+  // Accumulates parameter gradients for the newest outstanding forward(); each gradient may have data == null. Frees its activations.
   void backward(Matrix dHidden, Matrix dCls, Matrix dEmbeddings);
-  void discard();  // frees the activations of a forward that will have no backward
+  void discard();              // frees the activations of every outstanding forward
+  void reserve(size_t bytes);  // of activations, in one block: Arena::reserve. Not while a forward is outstanding
 
  private:
+  struct Activations;
   struct Saved;
   std::unique_ptr<Saved> saved_;
   Backend& backend_;

@@ -242,6 +242,14 @@ void CudaBackend::release(void* p) {
 
 size_t CudaBackend::bytesAllocated() const { return allocated_; }
 
+MemoryInfo CudaBackend::memoryInfo() {
+  attach();
+  MemoryInfo m;
+  check(cudaMemGetInfo(&m.free, &m.total), "the memory of device cuda:" + std::to_string(index_));
+  m.free += kept_;
+  return m;
+}
+
 // -- copies ------------------------------------------------------------------------------------------------------------------------------
 
 CudaBackend::Half& CudaBackend::nextHalf() {
