@@ -50,6 +50,7 @@ async function post(
   path: string,
   body: unknown,
   headers: Record<string, string> = {},
+  // biome-ignore lint/suspicious/noExplicitAny: answers of many shapes, looked at field by field
 ): Promise<{ status: number; json: any; headers: Headers }> {
   const response = await fetch(server.url + path, {
     method: 'POST',
