@@ -63,7 +63,9 @@ describe('bge similarity, bge calibrate, bge embed', () => {
     await writeFile(pairs, `${lines.map((line) => JSON.stringify(line)).join('\n')}\n`)
     const calibrated = await bge('calibrate', '--model', folder, '--pairs', pairs, '--precision', '0.9')
     expect(calibrated.out).toBe(`${join(folder, 'bge_calibration.json')}\n`)
-    expect(calibrated.err).toMatch(/^100 pairs, 75 of them belong together\ncosine from [01]\.\d{4}: (9\d|100)\.\d % right \(95 % interval /)
+    expect(calibrated.err).toMatch(
+      /^100 pairs, 75 of them belong together\ncosine from [01]\.\d{4}: (9\d|100)\.\d % right \(95 % interval /,
+    )
 
     const scored = await bge('similarity', '--model', folder, '--pairs', pairs)
     const scores = scored.out
