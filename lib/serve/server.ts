@@ -124,7 +124,7 @@ export async function startServer(model: BgeModel, options: ServeOptions = {}): 
     c.json({
       model_id: names[0],
       model_sha: fingerprint,
-      model_dtype: model.device.kind === 'cpu' ? 'float32' : 'bfloat16',
+      model_dtype: { fp32: 'float32', bf16: 'bfloat16', int8: 'int8' }[model.device.dtype],
       model_type: { embedding: { pooling: model.pooling } },
       max_input_length: model.maxLength,
       max_batch_tokens: limits.batchTokens,
