@@ -124,7 +124,9 @@ describe('bge serve', () => {
     })
     let err = ''
     child.stderr!.on('data', (chunk) => (err += chunk))
-    const [line] = (await once(child.stdout!, 'data')) as [Buffer]
+    const failed = once(child, 'exit').then(([code]) => Promise.reject(new Error(`bge serve ended with ${code}: ${err}`)))
+    failed.catch(() => {}) // later it ends because it was told to
+    const [line] = (await Promise.race([once(child.stdout!, 'data'), failed])) as [Buffer]
     return { child, url: String(line).trim(), err: () => err }
   }
 
