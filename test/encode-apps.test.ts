@@ -34,7 +34,7 @@ afterAll(async () => {
 })
 
 describe('priority', () => {
-  /** n sequences of 60 tokens: some milliseconds. */
+  /** n sequences of 60 tokens: with 600 of them, tens of milliseconds, much longer than it takes to enqueue them all. */
   const batch = (n: number): TokenBatch => ({
     ids: Int32Array.from({ length: 60 * n }, (_, t) => t % 571),
     cuSeqlens: Int32Array.from({ length: n + 1 }, (_, i) => 60 * i),
@@ -43,7 +43,7 @@ describe('priority', () => {
   test('a query goes before the bulk jobs that have not begun; equals keep their order', async () => {
     const order: string[] = []
     const run = async (name: string, priority?: 'query' | 'bulk'): Promise<void> => {
-      const tensor = await model.encoder.embed(batch(200), undefined, priority)
+      const tensor = await model.encoder.embed(batch(600), undefined, priority)
       order.push(name)
       await tensor.toArray()
       tensor.dispose()

@@ -50,6 +50,7 @@ async function post(
   path: string,
   body: unknown,
   headers: Record<string, string> = {},
+  // biome-ignore lint/suspicious/noExplicitAny: answers of many shapes, looked at field by field
 ): Promise<{ status: number; json: any; headers: Headers }> {
   const response = await fetch(server.url + path, {
     method: 'POST',
@@ -152,6 +153,7 @@ describe('text-embeddings-inference', () => {
     expect(await (await get('/info')).json()).toMatchObject({
       model_id: 'bge-small',
       model_sha: await model.fingerprint(),
+      model_dtype: 'float32',
       model_type: { embedding: { pooling: 'cls' } },
       max_input_length: 64,
       max_client_batch_size: 40,

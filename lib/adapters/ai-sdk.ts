@@ -28,8 +28,7 @@ export interface AiSdkCall {
   /** of v4 */
   dimensions?: number | undefined
   abortSignal?: AbortSignal | undefined
-  // Of the packages' own JSON value types, which differ by version.
-  providerOptions?: Record<string, Record<string, any>> | undefined
+  providerOptions?: Record<string, Record<string, unknown>> | undefined
   headers?: Record<string, string | undefined> | undefined
 }
 

@@ -6,7 +6,7 @@ interface Replaced {
   embedBatchSize: number
   getTextEmbedding(text: string): Promise<number[]>
   getTextEmbeddings: (texts: string[]) => Promise<number[][]>
-  getQueryEmbedding(query: any): Promise<number[] | null>
+  getQueryEmbedding(query: unknown): Promise<number[] | null>
 }
 
 /** A class such as LlamaIndexTS's BaseEmbedding; abstract, with a protected constructor. */

@@ -4,6 +4,7 @@ import tab from '@bomb.sh/tab/commander'
 import { Command, CommanderError } from 'commander'
 import { BgeError, isAbort } from '../errors.js'
 import { register as registerBench } from './bench.js'
+import { register as registerCalibrate } from './calibrate.js'
 import { register as registerCmteb } from './cmteb.js'
 import { register as registerCurate } from './curate.js'
 import { register as registerData } from './data.js'
@@ -18,6 +19,8 @@ import { register as registerNew } from './new.js'
 import { register as registerQuickstart } from './quickstart.js'
 import { register as registerReport } from './report.js'
 import { register as registerRun } from './run.js'
+import { register as registerServe } from './serve.js'
+import { register as registerSimilarity } from './similarity.js'
 import { register as registerTrain } from './train.js'
 
 /** Exit codes: 0 done, 1 failed, 2 the command line is wrong, 130 stopped by Ctrl-C. */
@@ -38,6 +41,9 @@ for (const register of [
   registerNew,
   registerEmbed,
   registerRun,
+  registerSimilarity,
+  registerCalibrate,
+  registerServe,
   registerTrain,
   registerMine,
   registerEval,

@@ -95,7 +95,7 @@ export interface Similarities {
   probabilities?: Float64Array
 }
 
-/** On the CPU a micro-batch takes long enough that a waiting query or an abort would feel more of it; it is no faster with more. */
+/** Fewer on the CPU, where a query or an abort waits longer for a micro-batch to end. */
 const defaultMicroBatchTokens = { cpu: 4096, cuda: 16_384 } as const
 
 /** Words that every vocabulary can say something about; their vectors must survive a save. */

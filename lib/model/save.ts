@@ -29,7 +29,7 @@ export interface FolderContent extends ModelDescription {
   mlmHead: TensorSource | undefined
   /** pooler and other tensors the model came with */
   others: ReadonlyMap<string, NamedTensor>
-  calibration: Calibration | undefined
+  calibration?: Calibration | undefined
   /** what the weights are written as; 'F16' needs values that are half precision already, or they do not read back equal. Default 'F32' */
   stored?: StoredType
 }
