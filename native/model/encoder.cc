@@ -188,7 +188,7 @@ void Encoder::forward(Matrix hidden, Matrix cls, Matrix embeddings, const TokenB
 
   Arena& arena = saved.arena;
   saved.outstanding.push_back(std::unique_ptr<Activations>(
-      new Activations{arena.mark(), hasHidden, cls.data != nullptr, embeddings.data != nullptr, host, DropoutPlan(config, key)}));
+      new Activations{arena.mark(), hasHidden, cls.data != nullptr, embeddings.data != nullptr, host, DropoutPlan(config, key), {}, {}, nullptr, nullptr, {}, {}, {}, nullptr, nullptr, {}, nullptr}));
   try {
     Activations& s = *saved.outstanding.back();
     s.batch.emplace(backend_, arena, s.host);
