@@ -10,10 +10,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { type Random, random } from '../lib/data/random.js'
-import { presetConfig } from '../lib/model/config.js'
-import { initialiseParameters } from '../lib/model/parameters.js'
-import { writeSafetensors } from '../lib/model/safetensors.js'
 import { type EncoderConfig, openDevice } from '../lib/native.js'
+import { vocabulary, writeModel } from './peers/model_files.js'
 import {
   defaultThreads,
   fastest,
@@ -51,7 +49,6 @@ const { values: args } = parseArgs({
   allowPositionals: true,
 })
 const threads = Number(args.threads)
-const vocabulary = 21128
 /** In input order padding costs so much that a part of the texts has to do. */
 const inputOrderTexts = 512
 
@@ -84,21 +81,9 @@ async function main(): Promise<void> {
   const models: Record<string, unknown> = {}
   try {
     for (const model of args.models.split(',')) {
-      if (model !== 'tiny' && model !== 'small' && model !== 'base' && model !== 'large')
-        throw new Error(`--models: unknown model "${model}"`)
-      const { source: _, ...shape } = presetConfig(model, vocabulary)
-      const config: EncoderConfig = { ...shape, pooling: 'cls', normalize: true }
       const work = join(folder, model)
       await mkdir(work)
-      const encoder = device.encoder(config)
-      await initialiseParameters(encoder, 1)
-      const weights = join(work, 'model.safetensors')
-      const { parameters } = encoder
-      await writeSafetensors(
-        weights,
-        parameters.list.map((p) => ({ name: p.name, shape: p.shape, read: () => parameters.read(p.name) })),
-      )
-      encoder.dispose()
+      const { config, weights } = await writeModel(device, model, work)
       const all = workloads(random(1, 'encode'), model).filter(({ name }) => args.workloads.split(',').includes(name))
       await writeFile(join(work, 'workloads.json'), JSON.stringify(all))
       await writeFile(

@@ -17,9 +17,9 @@ constexpr int64_t kPanel = kTileVectors * W;
 constexpr int64_t kBlockBytes = BGE_WIDTH == 16 ? 384 << 10 : 192 << 10;  // second-level caches: 1 MB and more, 512 KB and more
 
 // One register tile of C: R rows, N vectors. T: A is transposed (rows of the tile are adjacent in memory).
-// `tail`: columns in the last vector (W when full).
+// `tail`: columns in the last vector (W when full). biasRow: (N vectors) is added last, or null.
 template <int R, int N, bool T>
-static void tile(const GemmBlock& g, const float* a, const float* b, float* c, int64_t tail) {
+static void tile(const GemmBlock& g, const float* a, const float* b, const float* biasRow, float* c, int64_t tail) {
   vf acc[R][N];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -47,6 +47,9 @@ static void tile(const GemmBlock& g, const float* a, const float* b, float* c, i
     b += kPanel;
   }
   const float alpha = g.alpha, beta = g.beta;
+  vf bias[N];
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j) bias[j] = !biasRow ? vf{} : j + 1 == N && tail < W ? load(biasRow + j * W, tail) : load(biasRow + j * W);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     float* row = c + r * g.cStride;
@@ -55,16 +58,16 @@ static void tile(const GemmBlock& g, const float* a, const float* b, float* c, i
       vf x = acc[r][j] * alpha;
       if (j + 1 == N && tail < W) {
         if (beta != 0) x = fma(load(row + j * W, tail), beta, x);
-        store(row + j * W, x, tail);
+        store(row + j * W, x + bias[j], tail);
       } else {
         if (beta != 0) x = fma(load(row + j * W), beta, x);
-        store(row + j * W, x);
+        store(row + j * W, x + bias[j]);
       }
     }
   }
 }
 
-using TileFunction = void (*)(const GemmBlock&, const float*, const float*, float*, int64_t);
+using TileFunction = void (*)(const GemmBlock&, const float*, const float*, const float*, float*, int64_t);
 
 template <int R, bool T>
 static TileFunction tileOfWidth(int vectors) {
@@ -93,14 +96,12 @@ static TileFunction tileOf(int64_t rows, int vectors) {
 static void epilogue(const GemmBlock& g, int64_t row, int64_t rows, int64_t column, int64_t cols) {
   for (int64_t r = row; r < row + rows; ++r) {
     float* c = g.c + r * g.cStride + column;
-    const float* bias = g.bias ? g.bias + column : nullptr;
     float* pre = g.pre ? g.pre + r * g.preStride + column : nullptr;
     const float* below = g.geluInput ? g.geluInput + r * g.geluStride + column : nullptr;
     for (int64_t j = 0; j < cols; j += W) {
       const int64_t n = cols - j;
       const bool full = n >= W;
       vf x = full ? load(c + j) : load(c + j, n);
-      if (bias) x = x + (full ? load(bias + j) : load(bias + j, n));
       if (pre) {
         if (full) store(pre + j, x);
         else store(pre + j, x, n);
@@ -114,17 +115,18 @@ static void epilogue(const GemmBlock& g, int64_t row, int64_t rows, int64_t colu
 }
 
 static void gemm(const GemmBlock& g) {
-  const bool finish = g.bias || g.pre || g.gelu || g.geluInput;
+  const bool finish = g.pre || g.gelu || g.geluInput;
   for (int64_t column = 0; column < g.cols; column += kPanel) {
     const int64_t cols = g.cols - column < kPanel ? g.cols - column : kPanel;
     const int vectors = (int)((cols + W - 1) / W);
     const int64_t tail = cols - (vectors - 1) * W;
     const float* b = g.b + column / kPanel * g.panelStride;
+    const float* bias = g.bias ? g.bias + column : nullptr;
     for (int64_t row = 0; row < g.rows; row += kTileRows) {
       const int64_t rows = g.rows - row < kTileRows ? g.rows - row : kTileRows;
       float* c = g.c + row * g.cStride + column;
-      if (g.aTransposed) tileOf<true>(rows, vectors)(g, g.a + row / kTileRows * g.aTile, b, c, tail);
-      else tileOf<false>(rows, vectors)(g, g.a + row * g.aStride, b, c, tail);
+      if (g.aTransposed) tileOf<true>(rows, vectors)(g, g.a + row / kTileRows * g.aTile, b, bias, c, tail);
+      else tileOf<false>(rows, vectors)(g, g.a + row * g.aStride, b, bias, c, tail);
       if (finish) epilogue(g, row, rows, column, cols);
     }
   }

@@ -174,11 +174,47 @@ BGE_INLINE vf verf(vf x) {
   return vabs(x) < 1.0f ? fma(x, p, x) : signedRest;
 }
 
-// GELU(x) = x Phi(x) (Hendrycks and Gimpel 2016), exact form, accurate relative to itself in the negative tail too.
+// GELU(x) = x Phi(x) (Hendrycks and Gimpel 2016), exact form.
+#if BGE_WIDTH == 16
+// max(x, 0) - a Q(a), a = |x|: Q by polynomials of degree 5 around the multiples of 51/128, least squares at Chebyshev points, their coefficients
+// looked up in registers: 18 instructions where the form below has 45. Relative error below 5e-7 for |x| < 3; further out absolute, below 2.5e-8 where x < 0.
+// From 5.78 on Q counts as 0.
+alignas(64) static const float kNormalTail[6][16] = {
+    {0.5f, 0.345153868f, 0.212761819f, 0.11598248f, 0.0554960184f, 0.0231752414f, 0.00840985961f, 0.00264304294f,
+     0.000717542658f, 0.000167935024f, 3.38291466e-05f, 5.85790895e-06f, 8.71060422e-07f, 1.11132948e-07f, 1.21569768e-08f, 0},
+    {-0.398942262f, -0.368499935f, -0.290415287f, -0.195279285f, -0.112033419f, -0.0548395254f, -0.0229031108f, -0.00816112291f,
+     -0.00248119072f, -0.000643613515f, -0.000142444318f, -2.68980184e-05f, -4.33362038e-06f, -5.95713232e-07f, -6.98682641e-08f, 0},
+    {-4.67522852e-07f, 0.073409684f, 0.115709767f, 0.116709091f, 0.089277491f, 0.0546265058f, 0.0273770168f, 0.0113810096f,
+     0.00395423733f, 0.0011538316f, 0.000283699454f, 5.89161973e-05f, 1.03520015e-05f, 1.5409795e-06f, 1.94532518e-07f, 0},
+    {0.0664998591f, 0.0516657829f, 0.01766707f, -0.013953899f, -0.0287553947f, -0.0271348488f, -0.0179987457f, -0.00922076032f,
+     -0.00378805585f, -0.00127205963f, -0.000353112729f, -8.16131796e-05f, -1.57828417e-05f, -2.56282533e-06f, -3.5034742e-07f, 0},
+    {-8.12303333e-05f, -0.0172194224f, -0.0226322096f, -0.0152282082f, -0.00347981439f, 0.00432965113f, 0.00615109131f, 0.00452790828f,
+     0.00237030769f, 0.000957956305f, 0.000309569528f, 8.15016974e-05f, 1.76806261e-05f, 3.18420803e-06f, 4.78578897e-07f, 0},
+    {-0.00970347505f, -0.00632319786f, 0.000953617564f, 0.0056886021f, 0.00537495082f, 0.00232059858f, -0.000242593029f, -0.00113364402f,
+     -0.000933990872f, -0.000490983657f, -0.000191459432f, -5.84398949e-05f, -1.43354027e-05f, -2.86948921e-06f, -4.73308916e-07f, 0},
+};
+BGE_INLINE vf vgelu(vf x) {
+  constexpr float kStep = 51.0f / 128.0f;                           // exact, so is each multiple
+  const vf t = vmin(vabs(x), set1(15.0f * kStep));
+  const vf shifted = fma(t, 1.0f / kStep, set1(12582912.0f));       // the low bits now hold round(t / kStep)
+  const vf d = fma(shifted - 12582912.0f, -kStep, t);
+  const auto coefficient = [&](int i) __attribute__((always_inline)) {
+    return (vf)_mm512_maskz_permutexvar_ps((__mmask16)0xffff, (__m512i)shifted, (__m512)load(kNormalTail[i]));
+  };
+  vf q = fma(coefficient(5), d, coefficient(4));
+  q = fma(q, d, coefficient(3));
+  q = fma(q, d, coefficient(2));
+  q = fma(q, d, coefficient(1));
+  q = fma(q, d, coefficient(0));
+  return fma(-t, q, vmax(vf{}, x));  // in this order a NaN stays one
+}
+#else
+// Accurate relative to itself in the negative tail too.
 BGE_INLINE vf vgelu(vf x) {
   const vf q = normalTail(x).q;
   return x * (x < 0.0f ? q : 1.0f - q);
 }
+#endif
 
 // GELU'(x) = Phi(x) + x phi(x)
 BGE_INLINE vf vgeluGrad(vf x) {
