@@ -125,7 +125,7 @@ async function measure(one: Case): Promise<Measured> {
 
   let between = 0
   let cache = 0
-  for (let step = 1; step <= 2; step++) {
+  for (let step = 1; step <= 3; step++) {
     const rows = epochBatches(run.sources, config.batchSize, 42, step)[0]!
     const batch = await run.prepare(rows, step)
     await run.step(batch, { seed: 1n, step }, undefined, one.room === undefined ? undefined : plan.activationArena)

@@ -64,7 +64,7 @@ export class ArenaReplay {
       this.#used = 0
     }
     if (this.#block === blocks.length) {
-      blocks.push(Math.max(bytes, FIRST_BLOCK, Math.floor(this.capacity / 2)))
+      blocks.push(Math.max(bytes, FIRST_BLOCK))
       this.#used = 0
     }
     this.#used += bytes
@@ -79,18 +79,17 @@ export class ArenaReplay {
 /**
  * Bytes that an arena can come to hold, whatever the order of the requests, when at most `need` bytes are live at a time and no request is
  * larger than `largest`. A block is added only when a request does not fit. Then each block so far ends in less than its own size, and in less
- * than the request that did not fit there, which is live and first in the next block: together less than `need`. The new block is the request,
- * 8 MiB or half of what is there, whichever is most.
+ * than the request that did not fit there, which is live and first in the next block: together less than `need`. The new block is the request or
+ * 8 MiB, whichever is more.
  */
 export function mostHeld({ need, largest }: { need: number; largest: number }): number {
   if (need === 0) return 0
   if (need <= FIRST_BLOCK) return FIRST_BLOCK
   let ends = 0
   for (let held = 0; held < need + ends && ends < need; ) {
-    const block = Math.max(FIRST_BLOCK, held / 2)
-    ends = Math.min(need, ends + Math.min(largest, block))
-    held += block
+    ends = Math.min(need, ends + Math.min(largest, FIRST_BLOCK))
+    held += FIRST_BLOCK
   }
   const before = need + ends
-  return before + Math.max(before / 2, largest, FIRST_BLOCK)
+  return before + Math.max(largest, FIRST_BLOCK)
 }

@@ -10,6 +10,8 @@ export type Stored = 'hidden' | 'float'
 export interface OpMemory {
   /** bytes of one value of a hidden state: 4 on the CPU, 2 on CUDA */
   readonly hiddenBytes: 2 | 4
+  /** rows of the feed-forward part that inference takes at a time (Backend::chainRows) */
+  readonly chainRows: number
   /** a block's size on the device is a multiple of this */
   readonly rounding: number
   /** released bytes that the device keeps for the next request */
@@ -128,6 +130,7 @@ export function cpuOps(description: string, shapes: 'known' | 'most'): OpMemory 
   const contrastive = (rows: number, groupSize: number): number[] => [rows * 32, rows * 2 * groupSize * 8]
   return {
     hiddenBytes: F32,
+    chainRows: 512,
     rounding: 1,
     kept: 0,
     weightCopies: (out, input) => (padded(out) * ceil(input, group) + padded(input) * ceil(out, group)) * F32,
@@ -189,6 +192,7 @@ export function cudaOps(): OpMemory {
   const contrastive = (rows: number, groupSize: number): number[] => [rows * 32, rows * groupSize * 8, rows * groupSize * 8]
   return {
     hiddenBytes: BF16,
+    chainRows: Number.POSITIVE_INFINITY,
     rounding: 512,
     kept: 256 << 20,
     weightCopies: (out, input) => out * input * BF16,

@@ -73,8 +73,8 @@ export class Replay {
           const R = pruned ? N : T
           if (pruned) a.take(this.#hidden(R, C), this.#hidden(R, C))
           const unused = a.mark()
-          a.take(this.#hidden(R + 2 * T, C), this.#hidden(R, C), this.#hidden(R, F))
-          this.#layerForward(R, T, !pruned, N, longest)
+          a.take(this.#hidden(R + 2 * T, C), this.#hidden(R, C), this.#hidden(Math.min(R, this.#ops.chainRows), F))
+          this.#layerForward(R, T, !pruned, N, longest, this.#ops.chainRows)
           a.reset(unused)
         }
         a.take(N * F32, N * C * F32)
@@ -279,7 +279,8 @@ export class Replay {
     return { queries: R, sequences: N, longest, heads, size: hidden / heads }
   }
 
-  #layerForward(R: number, T: number, joint: boolean, N: number, longest: number): void {
+  /** `chain`: rows of the feed-forward part at a time, all in training */
+  #layerForward(R: number, T: number, joint: boolean, N: number, longest: number, chain: number = R): void {
     const { hidden: C, intermediate: F } = this.#model
     const { workspace: w } = this
     const ops = this.#ops
@@ -290,8 +291,8 @@ export class Replay {
     }
     w.op(ops.attention(this.#attention(R, N, longest)))
     w.op(ops.linear(R, C, C, 'hidden'))
-    w.op(ops.linear(R, F, C, 'hidden'))
-    w.op(ops.linear(R, C, F, 'hidden'))
+    w.op(ops.linear(Math.min(R, chain), F, C, 'hidden'))
+    w.op(ops.linear(Math.min(R, chain), C, F, 'hidden'))
   }
 
   #layerBackward(R: number, T: number, joint: boolean, N: number, longest: number): void {

@@ -31,7 +31,7 @@ void* Arena::bytes(size_t n) {
     used_ = 0;
   }
   if (block_ == blocks_.size()) {
-    const size_t grown = std::max({n, kMinBlock, capacity() / 2});
+    const size_t grown = std::max(n, kMinBlock);
     blocks_.push_back({static_cast<char*>(allocate_(grown)), grown});
     used_ = 0;
   }

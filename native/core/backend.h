@@ -165,6 +165,9 @@ class Backend {
   // issue() allocates nothing outside of the workspace and neither uploads, downloads nor waits.
   virtual void repeat(uint64_t key, const std::function<void()>& issue) = 0;
   virtual DType activation() const = 0;         // storage type of hidden states and their gradients: f32 or bf16
+  // Rows of a chain of products after which the device would rather begin with the next rows, so that what lies between stays in its cache. Large
+  // where it does not care.
+  virtual int64_t chainRows() const = 0;
   virtual Arena& workspace() = 0;               // bump allocator over device memory; ops and model code mark()/reset() it
   virtual void forget(const float* weight) = 0; // drop cached packings of a weight about to be released
 

@@ -36,6 +36,7 @@ class CpuBackend final : public Backend {
   void synchronize() override {}
   void repeat(uint64_t, const std::function<void()>& issue) override { issue(); }
   DType activation() const override { return DType::f32; }
+  int64_t chainRows() const override { return 512; }  // x F floats: a few megabytes
   Arena& workspace() override { return workspace_; }
   void forget(const float* weight) override;
 

@@ -116,7 +116,7 @@ Matrix Encoder::Saved::run(Arena& a, const DeviceBatch& b, const RowSelection* r
     const Arena::Mark unused = a.mark();
     const DType type = backend.activation();
     LayerActivations layer =
-        keep ? LayerActivations::kept(a, type, config, R, T, !pruned) : LayerActivations::scratch(a, type, config, R, T, !pruned);
+        keep ? LayerActivations::kept(a, type, config, R, T, !pruned) : LayerActivations::scratch(a, type, config, R, T, !pruned, backend.chainRows());
     layer.queryInput = queries;
     layer.keyInput = x;
     layers[l].forward(out, layer, call(b, pruned, plan, l));

@@ -1,5 +1,7 @@
 #include "layer.h"
 
+#include <algorithm>
+
 namespace bge {
 
 DropoutPlan::DropoutPlan(const ModelConfig& c, const std::optional<DropoutKey>& k) {
@@ -67,8 +69,8 @@ LayerActivations LayerActivations::kept(Arena& arena, DType type, const ModelCon
   return a;
 }
 
-LayerActivations LayerActivations::scratch(Arena& arena, DType type, const ModelConfig& c, int64_t queries, int64_t keys,
-                                           bool joint) {
+LayerActivations LayerActivations::scratch(Arena& arena, DType type, const ModelConfig& c, int64_t queries, int64_t keys, bool joint,
+                                           int64_t chainRows) {
   const int64_t R = queries, T = keys, C = c.hidden, F = c.intermediate;
   const Matrix memory = takeMatrix(arena, type, R + 2 * T, C);
   const auto wide = [&](int64_t columns) { return Matrix(memory.data, type, T, columns, columns); };
@@ -90,7 +92,7 @@ LayerActivations LayerActivations::scratch(Arena& arena, DType type, const Model
   a.attentionSum = memory.slice(0, R);
   a.attentionOut = memory.slice(R, R);
   a.outputSum = memory.slice(2 * R, R);
-  a.gelu = takeMatrix(arena, type, R, F);
+  a.gelu = takeMatrix(arena, type, std::min(R, chainRows), F);
   return a;
 }
 
@@ -146,9 +148,15 @@ void TransformerLayer::forward(Matrix out, LayerActivations& a, const LayerCall&
   b.linear(a.attentionSum, a.context, weight(attentionDense_, C_, C_), value(attentionDenseBias_), Activation::none, nullptr);
   b.addLayerNorm(a.attentionOut, a.attentionSum, a.attentionMean, a.attentionRstd, a.attentionSum, a.queryInput, value(attentionGamma_),
                  value(attentionBeta_), epsilon_, call.rows, call.dropout.at(call.layer, kAttentionOutputSite));
-  b.linear(a.gelu, a.attentionOut, weight(intermediate_, F_, C_), value(intermediateBias_), Activation::gelu,
-           a.preActivation.data ? &a.preActivation : nullptr);
-  b.linear(a.outputSum, a.gelu, weight(output_, C_, F_), value(outputBias_), Activation::none, nullptr);
+  const Weight wide = weight(intermediate_, F_, C_), narrow = weight(output_, C_, F_);
+  const int64_t R = a.attentionOut.rows, chain = a.gelu.rows;  // fewer than R only in inference
+  for (int64_t first = 0; first < R; first += chain) {
+    const int64_t n = std::min(chain, R - first);
+    const Matrix gelu = a.gelu.slice(0, n);
+    b.linear(gelu, a.attentionOut.slice(first, n), wide, value(intermediateBias_), Activation::gelu,
+             a.preActivation.data ? &a.preActivation : nullptr);
+    b.linear(a.outputSum.slice(first, n), gelu, narrow, value(outputBias_), Activation::none, nullptr);
+  }
   b.addLayerNorm(out, a.outputSum, a.outputMean, a.outputRstd, a.outputSum, a.attentionOut, value(outputGamma_), value(outputBeta_),
                  epsilon_, call.rows, call.dropout.at(call.layer, kOutputSite));
 }

@@ -60,7 +60,9 @@ struct LayerActivations {
 
   static LayerActivations kept(Arena& arena, DType type, const ModelConfig& c, int64_t queries, int64_t keys, bool joint);
   // Inference: no statistics, memory is used twice. The layer's output may be written over its query input.
-  static LayerActivations scratch(Arena& arena, DType type, const ModelConfig& c, int64_t queries, int64_t keys, bool joint);
+  // gelu has min(R, chainRows) rows: the feed-forward part goes through so many at a time.
+  static LayerActivations scratch(Arena& arena, DType type, const ModelConfig& c, int64_t queries, int64_t keys, bool joint,
+                                  int64_t chainRows);
 };
 
 struct LayerCall {

@@ -35,6 +35,7 @@ class CudaBackend final : public Backend {
   void synchronize() override;
   void repeat(uint64_t key, const std::function<void()>& issue) override;  // graphs.cu: the 64 sequences used last are kept
   DType activation() const override { return DType::bf16; }
+  int64_t chainRows() const override { return std::numeric_limits<int64_t>::max(); }
   Arena& workspace() override { return workspace_; }
   void forget(const float* weight) override;
 
