@@ -20,6 +20,7 @@ for (const { comparison } of result.summary.comparisons) {
   console.log(`nDCG@10 ${before.toFixed(4)} -> ${after.toFixed(4)}, interval of the difference ${interval?.join(' to ')}: ${verdict}`)
 }
 
-await using tuned = await BgeModel.load(result.model!)
+const tuned = await BgeModel.load(result.model!)
 const { data } = await tuned.encodeQueries(['怎么退货？'])
 console.log(tuned.dims, data.slice(0, 4))
+tuned.dispose()

@@ -21,10 +21,9 @@ const general = await train(stages.contrastive, {
 })
 
 // Stage 3: hard negatives found by the model so far, an instruction before each query.
-{
-  await using model = await BgeModel.load(general.model)
-  console.log(await mine(model, { data: labeled, out: `${out}/mined.jsonl`, range: [10, 210], negatives: 15, instruction: 'zh' }))
-}
+const miner = await BgeModel.load(general.model)
+console.log(await mine(miner, { data: labeled, out: `${out}/mined.jsonl`, range: [10, 210], negatives: 15, instruction: 'zh' }))
+miner.dispose()
 const final = await train(stages.finetune, {
   model: general.model,
   data: [`${out}/mined.jsonl`],

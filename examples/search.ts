@@ -9,8 +9,9 @@ const passages = [
 ]
 const questions = ['馒头为什么会变松软？', '驼峰里有水吗？']
 
-await using model = await BgeModel.load(directory)
+const model = await BgeModel.load(directory)
 const documents = await model.encode(passages)
 const queries = await model.encode(questions, { instruction: 'zh' })
 const { indices, scores } = await vectorIndex(model.device, documents.data, model.dims).search(queries.data, 1)
 for (const [i, question] of questions.entries()) console.log(`${question}  ${scores[i]!.toFixed(3)}  ${passages[indices[i]!]}`)
+model.dispose()

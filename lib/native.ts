@@ -185,6 +185,7 @@ export interface AdamW {
   dispose(): void
 }
 
+/** What a device holds, in bytes. */
 export interface DeviceMemory {
   /** bytes held by this device's tensors, parameters, gradients and workspace */
   allocated: number
@@ -197,6 +198,7 @@ export interface DeviceMemory {
 export type Dtype = 'fp32' | 'bf16' | 'int8'
 export const dtypes: readonly Dtype[] = ['fp32', 'bf16', 'int8']
 
+/** An opened device: it makes modules and tensors, and runs them on a thread of its own in call order. The low-level boundary under `BgeModel`. */
 export interface Device {
   readonly kind: 'cpu' | 'cuda'
   readonly dtype: Dtype
@@ -242,6 +244,7 @@ export interface TopK {
   scores: Float32Array
 }
 
+/** Of `openDevice`. */
 export interface DeviceOptions {
   /** 'auto' may choose cpu; an explicit 'cuda' never falls back; 'cpu' never looks for CUDA. Default 'auto' */
   device?: string

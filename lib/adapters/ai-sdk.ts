@@ -1,8 +1,10 @@
 import { invalidArgument } from '../errors.js'
 import { type AdaptedModel, type AdapterOptions, rows } from './model.js'
 
+/** The specification of an embedding model: 'v2' for ai 5, 'v3' for ai 6, 'v4' for ai 7. */
 export type AiSdkVersion = 'v2' | 'v3' | 'v4'
 
+/** Of `aiSdkEmbeddingModel`. */
 export interface AiSdkOptions extends Omit<AdapterOptions, 'signal'> {
   /** The specification: 'v2' for ai 5, 'v3' (the default) for ai 6, 'v4' for ai 7 */
   specification?: AiSdkVersion
@@ -23,6 +25,7 @@ export interface AiSdkEmbeddingModel<V extends AiSdkVersion> {
   doEmbed(options: AiSdkCall): Promise<{ embeddings: number[][]; usage: { tokens: number }; warnings: [] }>
 }
 
+/** What `embed` and `embedMany` of the AI SDK pass to a model. */
 export interface AiSdkCall {
   values: string[]
   /** of v4 */

@@ -9,6 +9,7 @@ import { type Device, type DeviceOptions, type Dtype, type Encoder, openDevice }
 const VOCABULARY = 21_128
 const [CLS, SEP] = [101, 102]
 
+/** Of `bench`. */
 export interface BenchOptions {
   /** layers x width: tiny 2x128, small 4x512, base 12x768, large 24x1024. Default small */
   size?: ModelSize
@@ -21,6 +22,7 @@ export interface BenchOptions {
   signal?: AbortSignal
 }
 
+/** How fast a device encodes. */
 export interface BenchResult {
   readonly device: string
   readonly size: ModelSize

@@ -21,6 +21,7 @@ import type { CurationSummary, SourceSummary } from './summary.js'
 
 export type { CurateProgress } from './stage.js'
 
+/** Of `curate`. */
 export interface CurateOptions {
   /** folder for data/, summary.json, data-card.md, report.html, and work/ with what has been done so far */
   out: string
@@ -37,6 +38,7 @@ export interface CurateOptions {
   signal?: AbortSignal
 }
 
+/** What `curate` wrote. */
 export interface CurateResult {
   summary: CurationSummary
   /** stages whose result an earlier call had left complete */

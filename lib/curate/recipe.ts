@@ -175,6 +175,7 @@ export interface OutputSettings {
   readonly shardRows: number
 }
 
+/** A checked curation recipe with its defaults; its keys: schemas/curation-recipe.schema.json. */
 export interface Recipe {
   readonly name: string
   readonly description?: string

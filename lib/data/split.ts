@@ -6,6 +6,7 @@ import { random } from './random.js'
 import { readDataRows } from './rows.js'
 import { createTextNumbers, type TextNumbers } from './text_numbers.js'
 
+/** Of `splitData`. */
 export interface SplitOptions {
   /** folder of train.jsonl and dev.jsonl */
   out: string
@@ -17,6 +18,7 @@ export interface SplitOptions {
   signal?: AbortSignal
 }
 
+/** What `splitData` wrote. */
 export interface SplitResult {
   train: number
   dev: number

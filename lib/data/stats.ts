@@ -6,6 +6,7 @@ import { createSample } from './sample.js'
 import { createTextNumbers } from './text_numbers.js'
 import { type TokenStats, tokenStats } from './token_stats.js'
 
+/** What training files hold: counts, repetitions, lengths. */
 export interface DataStats {
   rows: number
   /** rows that validation would complain about, those that it would drop among them */
@@ -28,6 +29,7 @@ export interface DataStats {
   tokens: { rows: number; query: TokenStats; pos: TokenStats } | null
 }
 
+/** Of `dataStats`. */
 export interface StatsOptions {
   /** for tokens, unknown tokens and truncation */
   tokenizer?: Tokenizer

@@ -13,6 +13,7 @@ export interface Finding extends RowFinding {
   readonly line: number
 }
 
+/** What is in a training file, and what is wrong with it. */
 export interface FileReport {
   readonly file: string
   /** form of the first row that has one; null where none has */
@@ -30,6 +31,7 @@ export interface FileReport {
   readonly fixed: string | null
 }
 
+/** Of `validateFiles`. */
 export interface ValidateOptions {
   /** 'write': mended rows go to FILE.fixed.jsonl as FlagEmbedding rows. Default 'none' */
   fix?: 'none' | 'write'

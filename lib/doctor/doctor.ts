@@ -14,6 +14,7 @@ export interface DoctorFinding {
   readonly advice?: string
 }
 
+/** Of `doctor`: what to look at beside the machine. */
 export interface DoctorOptions {
   /** model folder, or a name on the hub */
   model?: string

@@ -6,6 +6,7 @@ import type { Evaluation } from './evaluation.js'
 import type { EvaluatedModel, RunOptions } from './run.js'
 import { benchmarkTask, type EvalTask } from './sources.js'
 
+/** Of `evaluateBenchmark`: which tasks of C-MTEB, and where their data is. */
 export interface BenchmarkChoice {
   /** 'cmn-31' (default): mteb's `MTEB(cmn, v1)`; 'paper-35': the table of C-Pack; 'mini': a part of twelve tasks (MINI_TASKS). Averages are over it */
   set?: CmtebSet

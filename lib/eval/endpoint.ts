@@ -6,6 +6,7 @@ import { proxyAdvice } from '../hub/proxy.js'
 import { resolveInstruction } from '../model/instruction.js'
 import type { EvaluatedModel } from './evaluate.js'
 
+/** Of `openEndpoint`: a service with OpenAI's embeddings interface. */
 export interface EndpointOptions {
   /** up to and with the version, such as https://api.openai.com/v1; `/embeddings` is added */
   url: string

@@ -23,6 +23,7 @@ import { listTasks, resultFiles, selectTasks, type TaskType } from './tasks.js'
 
 export type { BenchmarkNames, EvaluatedModel, Reuse, RunOptions, ScoringRules, TaskProgress } from './run.js'
 
+/** Of `evaluate`: a folder of tasks of your own. */
 export interface EvaluateOptions extends RunOptions {
   /** folder with sts/*.jsonl, retrieval/NAME/, reranking/*.jsonl, classification/*.test.jsonl, clustering/*.jsonl, pairclass/*.jsonl */
   data: string

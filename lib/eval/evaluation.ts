@@ -38,6 +38,7 @@ export interface TaskFailure {
   readonly error: { readonly code: BgeErrorCode; readonly message: string }
 }
 
+/** A task's scores, or why it has none: one task that fails does not end the others. */
 export type TaskOutcome = TaskResult | TaskFailure
 
 /** The contents of summary.json. */

@@ -14,6 +14,7 @@ import type { EncodingProgress, RunEmbedder } from './run_embedder.js'
 import type { RunProgress } from './run_meter.js'
 import type { EvalTask } from './sources.js'
 
+/** Of every evaluation. */
 export interface RunOptions {
   /** folder for NAME.json per task and summary.json, and for C-MTEB tasks results/ in mteb's layout; without it nothing is written */
   out?: string
@@ -48,6 +49,7 @@ export interface ScoringRules {
   limit?: Limit
 }
 
+/** What earlier runs may save this one: vectors and finished results. */
 export interface Reuse {
   /** folder of vectors kept between runs; needs a model with a fingerprint */
   cache?: string
@@ -55,6 +57,7 @@ export interface Reuse {
   results?: 'finished' | 'never'
 }
 
+/** Under which names results of a benchmark are written. */
 export interface BenchmarkNames {
   /** the set that averages are over; default: none, each type has its own mean */
   set?: CmtebSet

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { BgeError, invalidArgument } from '../errors.js'
 
 export const TASK_TYPES = ['sts', 'retrieval', 'reranking', 'classification', 'clustering', 'pairClassification'] as const
+/** Kinds of tasks; each has its own main score. */
 export type TaskType = (typeof TASK_TYPES)[number]
 
 /** Where a data folder keeps the tasks of a type, and what a file of one is called. */

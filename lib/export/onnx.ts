@@ -6,6 +6,7 @@ import { type Attribute, type Graph, type Initializer, type Node, writeOnnx } fr
 /** LayerNormalization came with operator set 17; later sets change nothing that is used here. */
 const OPSET = 17
 
+/** Of `exportOnnx`. */
 export interface OnnxExportOptions {
   /** for a folder that does not say */
   pooling?: Pooling

@@ -11,6 +11,7 @@ export interface HubToken {
   readonly origin: string
 }
 
+/** Where files of the Hugging Face hub come from and are kept. */
 export interface HubOptions {
   /** base URL of the hub or of a mirror with its paths; default: HF_ENDPOINT, else https://huggingface.co */
   endpoint?: string

@@ -8,6 +8,7 @@ import { mergeModels } from '../model/merge.js'
 import { BgeModel, type LoadOptions } from '../model/model.js'
 import { sweepPage } from './page.js'
 
+/** Of `sweepMerge`. */
 export interface SweepOptions {
   /** two model folders of one shape and tokenizer */
   readonly models: readonly [a: string, b: string]
@@ -23,12 +24,14 @@ export interface SweepOptions {
   readonly signal?: AbortSignal
 }
 
+/** The scores of one merged model. */
 export interface SweepPoint {
   readonly alpha: number
   /** main scores of the two tasks, 0..1 (STS: -1..1) */
   readonly scores: readonly [number, number]
 }
 
+/** All points of a sweep, and the best. */
 export interface SweepResult {
   readonly models: readonly [string, string]
   readonly tasks: readonly [{ readonly name: string; readonly metric: string }, { readonly name: string; readonly metric: string }]

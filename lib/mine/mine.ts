@@ -17,6 +17,7 @@ import { openWork, type Work } from './work.js'
 
 export type { MineOptions, MineProgress, MiningModel } from './options.js'
 
+/** What was taken and rejected, and what it cost. */
 export interface MineResult extends MiningReport {
   rows: number
   /** distinct passages in the pool, and how many were there already */

@@ -40,6 +40,7 @@ export interface Storage {
   block?: number
 }
 
+/** Of `mine`. What decides the result is hashed: the same options continue a killed run. */
 export interface MineOptions {
   /** JSONL of rows {"query","pos":[...],"neg"?:[...]}: a file, a folder or several */
   data: string | readonly string[]

@@ -3,6 +3,7 @@ import { createSample, type Sample } from '../data/sample.js'
 
 /** Why a candidate is no negative, in the order in which the rules are asked; the first one counts. */
 export const RULES = ['rank', 'positive', 'positiveId', 'query', 'maxRelative', 'margin', 'maxScore', 'minScore'] as const
+/** A rule that rejects candidates; their order and meaning: docs/mining.md. */
 export type Rule = (typeof RULES)[number]
 
 /** A rejected candidate. */

@@ -1,7 +1,9 @@
 import { BgeError, invalidArgument, show } from '../errors.js'
 import type { EncoderConfig } from '../native.js'
 
+/** How token vectors become one: the first token's ([CLS], BGE), or the mean over all tokens. */
 export type Pooling = 'cls' | 'mean'
+/** Layers x width: tiny 2x128, small 4x512, base 12x768, large 24x1024 (BGE's, and one for tests). */
 export type ModelSize = 'tiny' | 'small' | 'base' | 'large'
 
 /** A BERT encoder as config.json describes it (C-Pack section 3: BERT-like, [CLS] of the last layer). */

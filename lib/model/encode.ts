@@ -6,6 +6,7 @@ import { resolveInstruction } from './instruction.js'
 import { type Int8Ranges, type OutputOptions, type Precision, type VectorArrays, type VectorFormat, vectorFormat } from './precision.js'
 import { slices } from './slices.js'
 
+/** Of `encode` and `encodeQueries`. */
 export interface EncodeOptions<P extends Precision = 'float32'> {
   /** Put before every text; 'zh' and 'en' name BGE's own. Default none */
   instruction?: string
@@ -24,12 +25,14 @@ export interface EncodeOptions<P extends Precision = 'float32'> {
   onProgress?: (progress: EncodeProgress) => void
 }
 
+/** How far an `encode` is. */
 export interface EncodeProgress {
   /** texts whose vectors are ready */
   done: number
   total: number
 }
 
+/** Vectors of texts, one row a text. */
 export interface EncodeResult<P extends Precision = 'float32'> {
   /** (n, d) row-major, row i is texts[i]; 'ubinary' has d / 8 bytes a row */
   data: VectorArrays[P]

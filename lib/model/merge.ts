@@ -13,6 +13,7 @@ export interface MergePart {
   readonly weight: number
 }
 
+/** Of `mergeModels`. */
 export interface MergeOptions {
   /** model folder to write; a model folder that is there is replaced when all is written */
   out: string

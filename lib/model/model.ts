@@ -46,6 +46,7 @@ import { elements } from './weights.js'
 export { loadMlmHead } from './mlm_head.js'
 export { initialiseParameters, readParameters, writeParameters } from './parameters.js'
 
+/** Of `BgeModel.load`. */
 export interface LoadOptions {
   /** 'auto', 'cpu', 'cuda', 'cuda:1', or a device that is open already and stays open. Default 'auto' */
   device?: string | Device
@@ -63,6 +64,7 @@ export interface LoadOptions {
   dropout?: number
 }
 
+/** Of `BgeModel.createNew`: `size` or `config`, and a tokenizer. */
 export interface NewModelOptions {
   /** tiny 2x128, small 4x512, base 12x768, large 24x1024 (layers x width) */
   size?: ModelSize
@@ -88,6 +90,7 @@ export interface SimilarityOptions {
   onProgress?: (progress: EncodeProgress) => void
 }
 
+/** What `similarity` gives for n pairs; probabilities where the model is calibrated. */
 export interface Similarities {
   /** (n) */
   cosines: Float64Array

@@ -3,6 +3,7 @@ import { BgeError, invalidArgument, show } from '../errors.js'
 /** float32; int8: a byte a component, 256 steps between `ranges`; ubinary: a bit a component, 1 where it is above 0, the first in the highest bit */
 export type Precision = 'float32' | 'int8' | 'ubinary'
 
+/** The array that holds vectors of each precision. */
 export interface VectorArrays {
   float32: Float32Array
   int8: Int8Array

@@ -8,6 +8,7 @@ import { escapeHtml as text, STYLE } from './html.js'
 import { radar } from './radar.js'
 import { shorten, signed } from './table.js'
 
+/** Of `reportPage`. */
 export interface PageOptions {
   /** the evaluated model's name */
   readonly model: string

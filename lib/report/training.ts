@@ -14,6 +14,7 @@ import { runCharts } from './run_charts.js'
 import { readRun, type RunView } from './run_view.js'
 import { shorten, signed } from './table.js'
 
+/** Of `trainingReport`. */
 export interface TrainingReportOptions {
   /** scores of the model that the run started from, and of the one that it made (`readBaseline`): a table beside each other */
   readonly before?: Baseline

@@ -31,6 +31,7 @@ export interface RunRecipe {
   at(path: string): string
 }
 
+/** Of `readRunRecipe`: what a caller changes of a recipe. */
 export interface ReadOptions {
   /** `a.b=value`, in the order in which they are put in */
   readonly set?: readonly string[]

@@ -23,11 +23,13 @@ export interface StepState {
   readonly reason: string
 }
 
+/** What a recipe's run tells its caller. */
 export interface RunHooks extends WorkHooks {
   /** before each step, and again with how long it took */
   onStep?: (state: StepState, done?: { seconds: number; facts: Facts }) => void
 }
 
+/** Of `runRecipe`. */
 export interface RunRecipeOptions {
   /** run folder: new, empty, or of an earlier run of a recipe */
   out: string
@@ -36,6 +38,7 @@ export interface RunRecipeOptions {
   signal?: AbortSignal
 }
 
+/** What `runRecipe` gives. */
 export interface RunResult {
   readonly summary: RecipeSummary
   /** the final model folder; undefined for a recipe that makes none */

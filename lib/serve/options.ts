@@ -1,5 +1,6 @@
 import { invalidArgument } from '../errors.js'
 
+/** Of `startServer`. */
 export interface ServeOptions {
   /** Address to listen on. Default 127.0.0.1: this machine only */
   host?: string
@@ -16,6 +17,7 @@ export interface ServeOptions {
   log?: (line: string) => void
 }
 
+/** What a request may hold; beyond it the answer is 413. */
 export interface ServeLimits {
   /** of a request. Default 8 MiB */
   bodyBytes?: number

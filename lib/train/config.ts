@@ -1,6 +1,7 @@
 import { didYouMean, matches, type Schema } from '../data/check.js'
 import { BgeError, show } from '../errors.js'
 
+/** The three stages of C-Pack by name: RetroMAE, general contrastive training, task-specific fine-tuning. */
 export type StageName = 'pretrain' | 'contrastive' | 'finetune'
 
 /** Everything that shapes a run. Ranges and meanings: CONFIG_KEYS. */

@@ -24,6 +24,7 @@ import type { Stage, StageRun } from './stage.js'
 import { ending, readSummary, type RunSummary, writeSummary } from './summary.js'
 import { type EventFile, openEventFile } from './tensorboard.js'
 
+/** Of `train` and `planTraining`. */
 export interface TrainOptions {
   /** folder of the model to start from; it is not changed */
   model: string
@@ -44,6 +45,7 @@ export interface TrainOptions {
   signal?: AbortSignal
 }
 
+/** What a run tells its caller, and where the caller may decide. */
 export interface TrainHooks {
   /** once, before the first step */
   onStart?: (run: RunStart) => void
@@ -69,6 +71,7 @@ export interface RunStart {
   readonly summary: Readonly<RunSummary>
 }
 
+/** What a finished run gives. */
 export interface TrainResult {
   /** steps done */
   steps: number

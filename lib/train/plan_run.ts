@@ -23,6 +23,7 @@ export interface TrainingPlan {
   readonly probe: Probe | undefined
 }
 
+/** What two probe steps of a planned run measured. */
 export interface Probe {
   /** rows of each probe step */
   readonly rows: number

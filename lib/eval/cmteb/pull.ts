@@ -9,6 +9,7 @@ import { allParts } from './parts.js'
 import { hubTree, oldRepos, type RepoTree } from './repos.js'
 import type { CmtebTask } from './tasks.js'
 
+/** Of `pullTasks`. */
 export interface PullOptions {
   /** folder of the bundle; one that exists is completed, and what it holds already is not fetched again */
   to: string
@@ -20,6 +21,7 @@ export interface PullOptions {
   onTask?: (task: CmtebTask, files: number) => void
 }
 
+/** What `pullTasks` fetched. */
 export interface PullResult {
   readonly files: number
   readonly bytes: number

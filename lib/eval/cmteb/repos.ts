@@ -22,6 +22,7 @@ export interface TaskRepos {
   readonly qrels?: RepoTree
 }
 
+/** Where the data of C-MTEB comes from: a folder, else the hub or its mirror. */
 export interface TaskSource {
   /** a folder of `ORG/NAME/...`, such as `bge cmteb pull` makes; looked at first */
   data?: string

@@ -3,6 +3,7 @@ import { MINI_TASKS } from './mini.js'
 
 /** The two dialects of C-MTEB scores: what mteb 2 computes, and what C_MTEB with mteb 1.1 computed for the paper. Never mixed in one average. */
 export const DIALECTS = ['mteb2', 'cmteb2023'] as const
+/** Whose main scores; docs/cmteb.md has the differences. */
 export type Dialect = (typeof DIALECTS)[number]
 
 export type CmtebTaskType = 'retrieval' | 'reranking' | 'pairClassification' | 'clustering' | 'sts' | 'classification'
@@ -256,6 +257,7 @@ export const CMTEB_SETS: Readonly<Record<CmtebSet, readonly CmtebTask[]>> = {
   'paper-35': CMTEB_TASKS,
   mini: CMTEB_TASKS.filter((task) => MINI_TASKS.includes(task.name)),
 }
+/** Sets of C-MTEB: the 31 tasks of mteb's `MTEB(cmn, v1)`, the 35 of the paper, parts of twelve for a look between checkpoints. */
 export type CmtebSet = 'cmn-31' | 'paper-35' | 'mini'
 
 /** Tasks by name, by type or by set, each once, in the order of the table. Throws ERR_BGE_ARGUMENT naming what is unknown. */
