@@ -6,7 +6,7 @@ import { dirname, join, relative } from 'node:path'
 export const LARGEST = 5e6
 
 /** Files that belong into the package beside what follows from lib/ and native/; of the folders of TRACKED, exactly what git knows. */
-const FIXED = ['LICENSE', 'README.md', 'binding.gyp', 'package.json', 'scripts/install.cjs']
+const FIXED = ['CHANGELOG.md', 'LICENSE', 'README.md', 'README.zh-CN.md', 'binding.gyp', 'package.json', 'scripts/install.cjs']
 const TRACKED = ['examples/quickstart', 'recipes', 'schemas']
 /** CUDA sources are built in a checkout, not in an installed package; the library has a package of its own. */
 const CUDA = /^native\/(core|ops)\/cuda\/|\.cuh?$/
