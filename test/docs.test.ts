@@ -96,7 +96,7 @@ function wrong(program: Command, { text, kind }: Code): string | undefined {
       continue
     }
     const [flag = '', joined] = word.split(/=(.*)/s)
-    const option: Option | undefined = [...command.options, ...program.options].find((one) => one.short === flag || one.long === flag)
+    const option: Option | undefined = [...command.options, ...program.options].find(({ short, long }) => flag === short || flag === long)
     if (!option) {
       if (['-h', '--help', '--version', '--debug'].includes(flag)) continue
       return `bge ${command.name()} has no option ${flag}`

@@ -1,4 +1,5 @@
 import { type Command, InvalidArgumentError } from 'commander'
+import { modelFolder } from '../hub/model.js'
 import { isAbort } from '../errors.js'
 import { describeComparison, verdictSentence } from '../run/compare.js'
 import { type ReadOptions, readRunRecipe, type RunRecipe, shippedRecipes } from '../run/recipe.js'
@@ -69,7 +70,7 @@ async function run(name: string | undefined, flags: RunFlags, signal: AbortSigna
     }
     return
   }
-  const recipe = await readRunRecipe(name, readOptions(flags))
+  const recipe = await readRunRecipe(name, await readOptions(flags))
   const out = flags.out ?? `run-${recipe.name}`
   if (flags.dryRun) {
     const plan = await planRun(recipe, out)
@@ -92,7 +93,10 @@ async function run(name: string | undefined, flags: RunFlags, signal: AbortSigna
   }
 }
 
-function readOptions({ input: inputs, set, device, threads }: RunFlags): ReadOptions {
+async function readOptions({ input, set, device, threads }: RunFlags): Promise<ReadOptions> {
+  // The input `model` may be a name on the hub, as everywhere else.
+  const inputs = { ...input }
+  if (input.model?.length === 1) inputs.model = [await modelFolder(input.model[0]!)]
   return {
     inputs,
     set: [...set, ...(device !== undefined ? [`device=${device}`] : []), ...(threads !== undefined ? [`threads=${threads}`] : [])],

@@ -3,6 +3,7 @@ import { dataFiles } from '../data/jsonl.js'
 import { batchesPerEpoch, epochBatches } from '../data/plan.js'
 import { BgeError } from '../errors.js'
 import type { Pooling } from '../model/config.js'
+import { modelFolder } from '../hub/model.js'
 import { BgeModel } from '../model/model.js'
 import { loadCheckpoint, newestCheckpoint, type RunState, writeCheckpoint } from './checkpoint.js'
 import { mergeConfig, type StageName, type TrainConfig } from './config.js'
@@ -231,11 +232,12 @@ export interface OpenRun<Batch> {
 export async function openRun<Batch>(stage: Stage<Batch>, options: TrainOptions): Promise<OpenRun<Batch>> {
   const { config: given } = mergeConfig(stage.name, [{ origin: 'config', values: options.config ?? {} }])
   const files = await dataFiles(options.data)
-  const identity = await runIdentity(stage.name, options, files)
+  const folder = await modelFolder(options.model)
+  const identity = await runIdentity(stage.name, { ...options, model: folder }, files)
   const resume = options.resume === 'continue'
   const settings = resume ? await resumedConfig(options.out, identity, given, stage.defaults) : { ...stage.defaults, ...given }
   const { device, dtype, threads, dropout } = settings
-  const model = await BgeModel.load(options.model, {
+  const model = await BgeModel.load(folder, {
     device,
     ...(dtype === 'bf16' && { dtype }),
     ...(threads > 0 && { threads }),
