@@ -1,7 +1,7 @@
 #include "op.h"
 
 #include <algorithm>
-#include <cmath>
+#include <limits>
 
 #include "op_call.h"
 
@@ -360,7 +360,7 @@ OpTensors adamw(OpCall& c) {
   o.maxNorm = static_cast<float>(c.attribute("maxNorm", 0));
   float *parameter = c.inOutFloats("parameter", n), *m = c.inOutFloats("m", n), *v = c.inOutFloats("v", n);
   float* gradient = c.inOutFloats("gradient", n);
-  auto* squaredNorm = c.result(std::nan(""));
+  auto* squaredNorm = c.result(std::numeric_limits<double>::quiet_NaN());
   std::vector<AdamWPart> list;
   for (int64_t i = 0; i < parts; ++i) {
     const int64_t at = i * each;

@@ -240,7 +240,7 @@ async function checkCurves(): Promise<void> {
         const cpu = await lossCurve(stage, files, join(folder, `${stage.name}-cpu`), 'cpu')
         const ours = await lossCurve(stage, files, join(folder, `${stage.name}-device`), flags.device as 'cuda')
         const found = judgeCurve(stage.name, ours, cpu)
-        const detail = `${cpu.length} steps, loss ${cpu[0]!.toFixed(3)} to ${cpu.at(-1)!.toFixed(3)}; PyTorch's bf16 differs by ${found.bf16.toExponential(2)}`
+        const detail = `${cpu.length} steps, loss ${cpu[0]!.toFixed(3)} to ${cpu.at(-1)!.toFixed(3)}; PyTorch's autocast differs by ${found.bf16.toExponential(2)}, all in bf16 by ${found.stored.toExponential(2)}`
         return { ok: found.ok, error: found.ours, plain: found.bf16, ratio: found.ours / found.bf16, detail }
       })
     }

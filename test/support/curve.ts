@@ -14,13 +14,25 @@ export interface TorchCurve {
   fp32: readonly number[]
   /** under autocast to bfloat16 */
   bf16: readonly number[]
+  /** with hidden states, gradients and multiplied weights stored in bfloat16, as CUDA stores them: shown beside, not the rule */
+  stored: readonly number[]
 }
 export const torchCurves = JSON.parse(readFileSync(join(fixtures, 'curves.json'), 'utf8')) as Readonly<Record<CurveStage, TorchCurve>>
 
 /** The configuration of a curve, whatever the device. No dropout: PyTorch would draw other masks. */
 export function curveConfig(stage: CurveStage, device: 'cpu' | 'cuda' | `cuda:${number}`): Partial<TrainConfig> {
   const lengths = stage === 'pretrain' ? { maxLength: 32 } : { queryMaxLength: 24, passageMaxLength: 32, instruction: '' }
-  return { ...lengths, batchSize: 8, steps: CURVE_STEPS, learningRate: 1e-3, microBatchTokens: 96, dropout: 0, saveEvery: 0, device, threads: 1 }
+  return {
+    ...lengths,
+    batchSize: 8,
+    steps: CURVE_STEPS,
+    learningRate: 1e-3,
+    microBatchTokens: 96,
+    dropout: 0,
+    saveEvery: 0,
+    device,
+    threads: 1,
+  }
 }
 
 /** The model and the data of all curves: 2 layers x 64, 29 tokens; 100 texts, 100 queries with two positives and three negatives. */
@@ -57,9 +69,10 @@ export const rootMeanSquare = (a: readonly number[], b: readonly number[]): numb
 
 export interface CurveVerdict {
   ok: boolean
-  /** root mean square of the differences: the device to the CPU, PyTorch's bf16 to its fp32, the CPU to PyTorch's fp32 */
+  /** root mean square of the differences: the device to the CPU, PyTorch's bf16 and stored to its fp32, the CPU to PyTorch's fp32 */
   ours: number
   bf16: number
+  stored: number
   reference: number
 }
 
@@ -67,7 +80,8 @@ export interface CurveVerdict {
 export function judgeCurve(stage: CurveStage, device: readonly number[], cpu: readonly number[]): CurveVerdict {
   const torch = torchCurves[stage]
   const bf16 = rootMeanSquare(torch.bf16.slice(0, cpu.length), torch.fp32)
+  const stored = rootMeanSquare(torch.stored.slice(0, cpu.length), torch.fp32)
   const ours = rootMeanSquare(device, cpu)
   const reference = rootMeanSquare(cpu, torch.fp32)
-  return { ok: device.length === cpu.length && ours > 0 && ours <= 2 * bf16 && reference <= bf16, ours, bf16, reference }
+  return { ok: device.length === cpu.length && ours > 0 && ours <= 2 * bf16 && reference <= bf16, ours, bf16, stored, reference }
 }
