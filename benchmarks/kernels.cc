@@ -59,27 +59,28 @@ void adamw(Bench& bench, int64_t n) {
   const string name = "adamw " + to_string(n);
   if (!bench.wants(name)) return;
   Floats parameter(bench, n), m(bench, n, 0.1f), v(bench, n, 0.004f, 0.005f), gradient(bench, n);
-  Array<double> squaredNorm(bench, vector<double>{4});
+  Array<double> squaredNorm(bench, vector<double>{0});
   AdamW o;
   o.learningRate = 1e-3;
-  o.weightDecay = 0.01;
   o.step = 100;
   o.maxNorm = 1;
-  o.squaredNorm = squaredNorm.data;
-  const auto reset = [&] { parameter.upload(), m.upload(), v.upload(); };
-  const auto run = [&] { bench.device.adamw(parameter.data, m.data, v.data, gradient.data, n, o); };
-  bench.measure(name, kValue, 0, 7.0 * 4 * n, reset, run, [&](Checks& checks) {
+  const AdamWPart part{parameter.data, m.data, v.data, gradient.data, n, 0.01};
+  double squares = 0;
+  for (const float g : gradient.host) squares += static_cast<double>(g) * g;
+  const auto reset = [&] { parameter.upload(), m.upload(), v.upload(), gradient.upload(); };
+  const auto run = [&] { bench.device.adamw(squaredNorm.data, &part, 1, o); };
+  bench.measure(name, kValue, 0, 9.0 * 4 * n, reset, run, [&](Checks& checks) {
     const auto gotP = parameter.download(), gotM = m.download(), gotV = v.download();
     bench.sample(n, 1, [&](int64_t i, int64_t) {
       const auto step = [&](auto real) {  // m, v, parameter
         using Real = decltype(real);
         const auto scalar = [](double s) { return static_cast<Real>(s); };
-        const Real g = gradient.host[i] * scalar(o.maxNorm / (std::sqrt(squaredNorm.host[0]) + 1e-6));
+        const Real g = gradient.host[i] * scalar(o.maxNorm / (std::sqrt(squares) + 1e-6));
         const Real m1 = scalar(o.beta1) * m.host[i] + scalar(1 - o.beta1) * g;
         const Real v1 = scalar(o.beta2) * v.host[i] + scalar(1 - o.beta2) * (g * g);
         const Real down = std::sqrt(v1) / scalar(std::sqrt(1 - std::pow(o.beta2, o.step))) + scalar(o.epsilon);
         const Real rate = scalar(o.learningRate / (1 - std::pow(o.beta1, o.step)));
-        return vector<Real>{m1, v1, parameter.host[i] * scalar(1 - o.learningRate * o.weightDecay) - rate * (m1 / down)};
+        return vector<Real>{m1, v1, parameter.host[i] * scalar(1 - o.learningRate * part.weightDecay) - rate * (m1 / down)};
       };
       checks.compare("m", gotM[i], [&](auto real) { return step(real)[0]; });
       checks.compare("v", gotV[i], [&](auto real) { return step(real)[1]; });

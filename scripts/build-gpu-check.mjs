@@ -14,11 +14,14 @@ execFileSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '
 writeFileSync(join(to, 'package.json'), '{ "type": "module" }\n')
 const copy = (file) => cpSync(join(root, file), join(to, file), { recursive: true })
 for (const file of readdirSync(join(root, 'test/fixtures/torch'))) {
-  if (file.endsWith('.safetensors')) copy(`test/fixtures/torch/${file}`)
+  if (file.endsWith('.safetensors') || file === 'curves.json') copy(`test/fixtures/torch/${file}`)
 }
 for (const file of readdirSync(join(root, 'benchmarks/gpu'))) {
   if (file.endsWith('.py')) copy(`benchmarks/gpu/${file}`)
 }
+// What lib/train imports of other packages; neither has dependencies.
+for (const name of ['@huggingface/tokenizers', '@bufbuild/protobuf'])
+  cpSync(join(root, 'node_modules', name), join(to, 'node_modules', name), { recursive: true, dereference: true })
 mkdirSync(join(to, 'build/Release'), { recursive: true })
 copy('build/Release/bge.node')
 // The library, and what needs neither Node nor Python.

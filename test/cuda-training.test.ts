@@ -5,12 +5,14 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { train } from '../lib/train/loop.js'
 import type { Stage } from '../lib/train/stage.js'
 import { stages } from '../lib/train/stages.js'
+import { curveFiles, judgeCurve, lossCurve, rootMeanSquare } from './support/curve.js'
 import { cudaLibrary } from './support/devices.js'
 import { metrics, newTinyModel, tinyData } from './support/tiny_run.js'
 
 // The same configuration on the CPU and on CUDA, whose hidden states and weights are bf16 where they are multiplied. The yardstick is what
 // bf16 weights alone do to the CPU's curve: each step computes its gradients at weights rounded to bf16 and updates the fp32 ones. It lacks
-// the rounding of hidden states, which for RetroMAE's first steps is most of it (3.2 times the yardstick was seen): there it says nothing.
+// the rounding of hidden states, which for RetroMAE's first steps is most of it: there PyTorch's bf16 run of the same batches is the measure
+// (support/curve.ts; all stages and 50 steps: scripts/gpu-check --only curves).
 const steps = 5
 let folder: string
 let model: string
@@ -69,9 +71,6 @@ async function losses(stage: Stage, name: string, device: 'cpu' | 'cuda'): Promi
   return (await metrics(out)).map(({ loss }) => loss)
 }
 
-const rootMeanSquare = (a: readonly number[], b: readonly number[]): number =>
-  Math.sqrt(a.reduce((sum, x, i) => sum + (x - b[i]!) ** 2, 0) / a.length)
-
 describe.skipIf(cudaLibrary === undefined)('the loss curve on CUDA (skipped without its library or the emulator)', () => {
   it.each([stages.contrastive, stages.finetune] as Stage[])('$name is as near to the CPU as bf16 weights leave it', async (stage) => {
     const cpu = await losses(stage, 'cpu', 'cpu')
@@ -81,5 +80,14 @@ describe.skipIf(cudaLibrary === undefined)('the loss curve on CUDA (skipped with
     expect(yardstick).toBeGreaterThan(0)
     expect(ours).toBeGreaterThan(0) // another device did compute it
     expect(ours).toBeLessThanOrEqual(2 * yardstick)
+  })
+
+  it('pretrain is as near to the CPU as bf16 leaves PyTorch, and the CPU is where PyTorch is', async () => {
+    const parts = await mkdtemp(join(folder, 'pretrain-'))
+    const files = await curveFiles(parts)
+    const cpu = await lossCurve(stages.pretrain, files, join(parts, 'cpu'), 'cpu', steps)
+    const cuda = await lossCurve(stages.pretrain, files, join(parts, 'cuda'), 'cuda', steps)
+    const verdict = judgeCurve('pretrain', cuda, cpu)
+    expect(verdict.ok, JSON.stringify(verdict)).toBe(true)
   })
 })

@@ -332,6 +332,7 @@ export function cases(scale: 'full' | 'tiny'): Case[] {
       timeout: 240,
     })
   }
+  infonce(1_048_576, 768, ['cached'], [], { name: 'infonce-1048576x768-cached', turns: 'B', timeout: 240 })
   const mlmRows = pick(42_600, 20)
   add(
     'mlm-head',

@@ -35,7 +35,8 @@ export interface OpMemory {
   contrastive(rows: number, groupSize: number): number[]
   /** of all pairs of (queries, cols) and (queries * groupSize, cols). `added`: 0, or the row stride of the dQ of another pass that is added to */
   contrastivePass(queries: number, groupSize: number, cols: number, added: number): number[]
-  squaredNorm(values: number): number[]
+  /** one step over modules of so many parameters */
+  adamw(modules: readonly number[]): number[]
 }
 
 export interface AttentionShape {
@@ -177,14 +178,14 @@ export function cpuOps(description: string, shapes: 'known' | 'most'): OpMemory 
       const values = [rows * passages, each * threads, rows * left(cols), padded(cols) * words(rows), parts * rows * cols]
       return [...values.map((n) => n * F32), ...contrastive(rows, groupSize)]
     },
-    squaredNorm: (values) => [ceil(values, 32768) * 8],
+    adamw: (modules) => [ceil(Math.max(...modules), 32768) * 8],
   }
 }
 
 /** CUDA's operations: what they take at most, whatever the GPU and whether cuBLASLt is there. */
 export function cudaOps(): OpMemory {
   const BF16 = 2
-  const asBf16 = (rows: number, cols: number, type: Stored): number[] => (type === 'float' ? [rows * cols * BF16] : [])
+  const asBf16 = (rows: number, cols: number, type: Stored): number[] => (type === 'float' ? [rows * roundUp(cols, 8) * BF16] : [])
   // cuBLASLt's workspace, and when algorithms are timed a copy of what is added to. The parts of an own product that is cut by depth are fewer:
   // at most two tiles of 128 x 128 for each multiprocessor.
   const product = (rows: number, cols: number): number[] => [rows * cols * F32, 32 << 20]
@@ -228,6 +229,6 @@ export function cudaOps(): OpMemory {
       const operands = [rows * stride * F32, passages * cols * F16, rows * cols * F16]
       return [...operands, ...contrastive(rows, groupSize), copy, 8 << 20]
     },
-    squaredNorm: (values) => [ceil(values, 32768) * 8],
+    adamw: () => [1024 * 8, 256 << 10], // partial sums; the table of parts and of the copies of weights in them
   }
 }

@@ -135,7 +135,7 @@ export class Replay {
     w.op(ops.linear(R, C, C, x))
     w.take(R * INT, CROSS_ENTROPY_RESULT, this.#hidden(R, C))
     const chunk = Math.min(R, ops.logitRows(V))
-    w.take(chunk * V * F32)
+    w.take(chunk * Math.ceil(V / 8) * 8 * F32)
     for (const n of blocks(R, chunk)) {
       w.op(ops.linear(n, V, C, 'hidden'))
       w.op(ops.crossEntropy(n))
@@ -249,7 +249,7 @@ export class Replay {
   optimizer(modules: readonly number[]): void {
     this.workspace.scope(() => {
       this.workspace.take(8)
-      for (const values of modules) this.workspace.op(this.#ops.squaredNorm(values))
+      this.workspace.op(this.#ops.adamw(modules))
     })
   }
 

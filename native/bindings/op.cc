@@ -1,6 +1,7 @@
 #include "op.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "op_call.h"
 
@@ -346,28 +347,27 @@ OpTensors topK(OpCall& c) {
 
 // ---- optimizer ----
 
-OpTensors squaredNorm(OpCall& c) {
-  const int64_t n = c.size("entries");
-  const float* x = c.floats("x", n);
-  auto* result = c.result(c.attribute("initial", 0));
-  return c.run([&] { c.backend.squaredNorm(result, x, n); },
-               [&](OpTensors& out) { out.f["result"] = {static_cast<float>(c.value(result))}; });
-}
-
+// `parts`: equal stretches but for the last, every other one without weight decay.
 OpTensors adamw(OpCall& c) {
-  const int64_t n = c.size("entries");
+  const int64_t n = c.size("entries"), parts = std::max<int64_t>(1, c.size("parts", 1)), each = n / parts;
   AdamW o;
   o.learningRate = c.attribute("learningRate", 1e-3);
   o.beta1 = c.attribute("beta1", 0.9);
   o.beta2 = c.attribute("beta2", 0.999);
   o.epsilon = c.attribute("epsilon", 1e-8);
-  o.weightDecay = c.attribute("weightDecay", 0);
+  const double decay = c.attribute("weightDecay", 0);
   o.step = c.size("step", 1);
   o.maxNorm = static_cast<float>(c.attribute("maxNorm", 0));
-  o.squaredNorm = c.result(c.attribute("squaredNorm", 0));
   float *parameter = c.inOutFloats("parameter", n), *m = c.inOutFloats("m", n), *v = c.inOutFloats("v", n);
-  const float* gradient = c.floats("gradient", n);
-  return c.run([&] { c.backend.adamw(parameter, m, v, gradient, n, o); });
+  float* gradient = c.inOutFloats("gradient", n);
+  auto* squaredNorm = c.result(std::numeric_limits<double>::quiet_NaN());
+  std::vector<AdamWPart> list;
+  for (int64_t i = 0; i < parts; ++i) {
+    const int64_t at = i * each;
+    list.push_back({parameter + at, m + at, v + at, gradient + at, i + 1 == parts ? n - at : each, i % 2 == 0 ? decay : 0, 0});
+  }
+  return c.run([&] { c.backend.adamw(squaredNorm, list.data(), static_cast<int32_t>(list.size()), o); },
+               [&](OpTensors& out) { out.f["squaredNorm"] = {static_cast<float>(c.value(squaredNorm))}; });
 }
 
 struct Op {
@@ -397,7 +397,6 @@ constexpr Op kOps[] = {{"linear", linear},
                        {"contrastive", contrastive},
                        {"contrastive_pass", contrastivePass},
                        {"top_k", topK},
-                       {"squared_norm", squaredNorm},
                        {"adamw", adamw}};
 
 }  // namespace

@@ -132,11 +132,18 @@ struct CrossEntropyResult {  // device memory, accumulated over row chunks
   int64_t count = 0;         // labelled rows
 };
 
-struct AdamW {
-  double learningRate = 0, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0;  // decoupled, torch.optim.AdamW
-  int64_t step = 1;                     // 1-based, for bias correction
-  float maxNorm = 0;                    // 0: no clipping; otherwise gradients are scaled by min(1, maxNorm / (norm + 1e-6))
-  const double* squaredNorm = nullptr;  // device scalar: squared global gradient norm
+struct AdamW {  // torch.optim.AdamW
+  double learningRate = 0, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
+  int64_t step = 1;   // 1-based, for bias correction
+  float maxNorm = 0;  // 0: no clipping; otherwise gradients are scaled by min(1, maxNorm / (norm + 1e-6)), norm that of all parts
+};
+
+// A stretch of a module's flat buffers. No two parts overlap.
+struct AdamWPart {
+  float *parameter = nullptr, *m = nullptr, *v = nullptr, *gradient = nullptr;  // (n) each
+  int64_t n = 0;
+  double weightDecay = 0;  // decoupled
+  uint64_t version = 0;    // Weight::version of the parameters from now on: a device may bring its copies of weights up to date in passing
 };
 
 struct MemoryInfo {
@@ -239,8 +246,9 @@ class Backend {
   virtual void topK(int32_t* indices, float* scores, int32_t k, Matrix q, Matrix p, int32_t firstIndex, bool merge) = 0;
 
   // -- optimizer ----------------------------------------------------------------------------------------------------------------------
-  virtual void squaredNorm(double* result, const float* x, int64_t n) = 0;  // accumulates sum x^2; NaN and infinity stay visible
-  virtual void adamw(float* parameter, float* m, float* v, const float* gradient, int64_t n, const AdamW& options) = 0;
+  // *squaredNorm = sum of the squares of all gradients, which clips the step; where it is not finite, parameters and moments stay as they
+  // are. Gradients are zero afterwards in any case. The host waits for nothing.
+  virtual void adamw(double* squaredNorm, const AdamWPart* partsHost, int32_t count, const AdamW& options) = 0;
 };
 
 struct DeviceOptions {

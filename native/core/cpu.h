@@ -69,8 +69,7 @@ class CpuBackend final : public Backend {
   void contrastivePass(ContrastiveResult* result, Matrix dQ, Matrix dP, Matrix q, Matrix p, const Contrastive& whole,
                        bool accumulate) override;
   void topK(int32_t* indices, float* scores, int32_t k, Matrix q, Matrix p, int32_t firstIndex, bool merge) override;
-  void squaredNorm(double* result, const float* x, int64_t n) override;
-  void adamw(float* parameter, float* m, float* v, const float* gradient, int64_t n, const AdamW& options) override;
+  void adamw(double* squaredNorm, const AdamWPart* partsHost, int32_t count, const AdamW& options) override;
 
  private:
   float* packing(Weight w, bool transposed, int64_t size, bool& current);  // ops/matmul.cc

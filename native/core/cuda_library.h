@@ -12,7 +12,7 @@ namespace bge {
 
 // Raised by hand whenever a virtual function of Backend or Arena's code changes in a way that the layouts below do not show.
 // test/cuda-library.test.ts compares it with the list of virtual functions.
-constexpr uint64_t kCudaContract = 4;
+constexpr uint64_t kCudaContract = 5;
 
 // The number that addon and library compare: the contract, the layout of everything that crosses, and the C++ library's string.
 constexpr uint64_t cudaAbi() {
@@ -39,8 +39,10 @@ constexpr uint64_t cudaAbi() {
       sizeof(ContrastiveResult), offsetof(ContrastiveResult, correct), offsetof(ContrastiveResult, masked),
       offsetof(ContrastiveResult, falseNegatives),
       sizeof(CrossEntropyResult), offsetof(CrossEntropyResult, correct), offsetof(CrossEntropyResult, count),
-      sizeof(AdamW), offsetof(AdamW, beta1), offsetof(AdamW, beta2), offsetof(AdamW, epsilon), offsetof(AdamW, weightDecay),
-      offsetof(AdamW, step), offsetof(AdamW, maxNorm), offsetof(AdamW, squaredNorm),
+      sizeof(AdamW), offsetof(AdamW, beta1), offsetof(AdamW, beta2), offsetof(AdamW, epsilon),
+      offsetof(AdamW, step), offsetof(AdamW, maxNorm),
+      sizeof(AdamWPart), offsetof(AdamWPart, m), offsetof(AdamWPart, v), offsetof(AdamWPart, gradient), offsetof(AdamWPart, n),
+      offsetof(AdamWPart, weightDecay), offsetof(AdamWPart, version),
       static_cast<uint64_t>(Activation::gelu), static_cast<uint64_t>(DType::bf16), static_cast<uint64_t>(DType::f16),
   };
   uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a over the numbers

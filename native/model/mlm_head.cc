@@ -17,6 +17,9 @@ int64_t chunkRows(int64_t rows, int64_t vocab, DType activation) {
   return std::min(rows, std::max(least, fit / tile * tile));
 }
 
+// Rows of logits begin where tensor cores can read them, whatever the vocabulary.
+int64_t padded(int64_t vocab) { return (vocab + 7) / 8 * 8; }
+
 }  // namespace
 
 MlmHead::MlmHead(Encoder& e) : encoder(e), parameters(e.parameters.backend, mlmHeadParameters(e.config)) {}
@@ -69,7 +72,8 @@ HeadResult MlmHead::step(Matrix dHidden, Matrix hidden, const std::vector<int32_
     b.zero(sums, sizeof(CrossEntropyResult));
     const Matrix dT = dHidden.data ? matrix(R, C) : Matrix();
     const int64_t chunk = chunkRows(R, V, b.activation());
-    const Matrix logits = takeMatrix(arena, DType::f32, chunk, V);
+    Matrix logits = takeMatrix(arena, DType::f32, chunk, padded(V));
+    logits.cols = V;
     for (int64_t first = 0; first < R; first += chunk) {
       const int64_t n = std::min(chunk, R - first);
       const Matrix z = logits.slice(0, n);

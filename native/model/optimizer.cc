@@ -7,7 +7,7 @@ namespace bge {
 
 namespace {
 
-// Neighbours with the same weight decay are updated in one call. The padding between them is zero and stays zero.
+// Neighbours with the same weight decay are one part. The padding between and behind them is zero and stays zero.
 struct Run { int64_t first, end; bool decay; };
 
 std::vector<Run> runs(const Parameters& p) {
@@ -19,6 +19,7 @@ std::vector<Run> runs(const Parameters& p) {
     if (!out.empty() && out.back().decay == s->decay) out.back().end = s->offset + s->size;
     else out.push_back({s->offset, s->offset + s->size, s->decay});
   }
+  for (size_t i = 0; i < out.size(); ++i) out[i].end = i + 1 < out.size() ? out[i + 1].first : p.total;  // vectors to the end
   return out;
 }
 
@@ -46,30 +47,29 @@ Optimizer::~Optimizer() {
 }
 
 double Optimizer::step(float learningRate, float maxNorm) {
+  std::vector<AdamWPart> parts;
+  for (size_t i = 0; i < modules_.size(); ++i) {
+    Parameters& p = *modules_[i];
+    if (!p.hasGradients()) continue;  // never touched by a backward: left alone, as torch does with grad None
+    p.changed();
+    for (const Run& run : runs(p)) {
+      const int64_t at = run.first;
+      parts.push_back({p.values() + at, m_[i] + at, v_[i] + at, p.gradients() + at, run.end - at, run.decay ? options_.weightDecay : 0,
+                       p.version()});
+    }
+  }
+  if (parts.empty()) {
+    ++steps;
+    return 0;
+  }
   Arena::Scope scope(backend_.workspace());
   auto* squared = backend_.workspace().take<double>(1);
-  backend_.zero(squared, sizeof(double));
-  for (Parameters* p : modules_)
-    if (p->hasGradients()) backend_.squaredNorm(squared, p->gradients(), p->total);
+  const AdamW options{learningRate, options_.beta1, options_.beta2, options_.epsilon, steps + 1, maxNorm};
+  backend_.adamw(squared, parts.data(), static_cast<int32_t>(parts.size()), options);
   double norm = 0;
   backend_.download(&norm, squared, sizeof(double));
   norm = std::sqrt(norm);
-
-  if (std::isfinite(norm)) {
-    ++steps;
-    for (size_t i = 0; i < modules_.size(); ++i) {
-      Parameters& p = *modules_[i];
-      if (!p.hasGradients()) continue;  // never touched by a backward: left alone, as torch does with grad None
-      for (const Run& run : runs(p)) {
-        const double decay = run.decay ? options_.weightDecay : 0;
-        const AdamW options{learningRate, options_.beta1, options_.beta2, options_.epsilon, decay, steps, maxNorm, squared};
-        const int64_t at = run.first;
-        backend_.adamw(p.values() + at, m_[i] + at, v_[i] + at, p.gradients() + at, run.end - at, options);
-      }
-      p.changed();
-    }
-  }
-  for (Parameters* p : modules_) p->zeroGradients();
+  if (std::isfinite(norm)) ++steps;
   return norm;
 }
 

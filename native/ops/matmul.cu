@@ -6,10 +6,11 @@ namespace bge {
 
 namespace {
 
-// x as bf16: itself, or a copy in `workspace`.
+// x as bf16: itself, or a copy in `workspace` whose rows begin at multiples of 16 bytes, for the tensor cores (a vocabulary may be odd).
 Matrix asBf16(CudaBackend& backend, Matrix x) {
   if (x.type == DType::bf16) return x;
-  const Matrix copy = takeMatrix(backend.workspace(), DType::bf16, x.rows, x.cols);
+  Matrix copy = takeMatrix(backend.workspace(), DType::bf16, x.rows, (x.cols + 7) / 8 * 8);
+  copy.cols = x.cols;
   backend.convert(copy, x);
   return copy;
 }

@@ -1,12 +1,18 @@
 // Everything that can be right or wrong about the CUDA device, without vitest and without a network: `scripts/gpu-check`.
 import { writeFileSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { buildTokenBatch } from '../../lib/data/batch.js'
 import { random } from '../../lib/data/random.js'
 import { initialiseParameters } from '../../lib/model/parameters.js'
 import { type Device, type Encoder, type EncoderConfig, openDevice } from '../../lib/native.js'
+import { stages } from '../../lib/train/stages.js'
 import { specs } from '../../test/ops/index.js'
 import { difference, type OpResult, prepare, verdicts } from '../../test/support/check.js'
+import { curveFiles, judgeCurve, lossCurve } from '../../test/support/curve.js'
+import { exportCurves } from '../../test/support/curve_export.js'
 import { Comparison, compareGradients, Golden, loadGoldenWeights, storageOf } from '../../test/support/golden.js'
 
 const { values: flags } = parseArgs({
@@ -17,15 +23,19 @@ const { values: flags } = parseArgs({
     ops: { type: 'string' },
     once: { type: 'boolean', default: false },
     quick: { type: 'boolean', default: false },
+    export: { type: 'string' },
     help: { type: 'boolean', short: 'h', default: false },
   },
 })
 if (flags.help) {
-  console.log(`scripts/gpu-check [--device cuda:1] [--only ops,goldens,encoder,repeat] [--ops NAMES] [--once] [--quick] [--json FILE]
+  console.log(`scripts/gpu-check [--device cuda:1] [--only ops,goldens,encoder,repeat,curves] [--ops NAMES] [--once] [--quick] [--json FILE]
   ops      every op spec against its float64 reference: error, error of the plain formula in the same storage, ratio; each op run three times, bit for bit
   goldens  encoder and RetroMAE, forward and backward, against PyTorch's float64 run and the error of its bfloat16 run
   encoder  embeddings of a bge-small-shaped model, bf16 on the device against fp32 on the CPU: smallest cosine (at least 0.9999)
   repeat   a training step twice: loss, gradients and weights bit for bit
+  curves   50 training steps of each stage, the same configuration on the device and on the CPU: root mean square of the differences of the losses
+           at most 2 times that between PyTorch under bf16 autocast and in fp32 on the same batches
+--export   FILE: writes the batches of the curves for test/fixtures/torch/make_curves.py, and nothing else
 --ops      of the op specs, these alone; --once: without the repetitions (for compute-sanitizer)
 --quick    a narrow model for the last two. BGE_CUDA_LIBRARY names the library. Exit code 1 where something is wrong.`)
   process.exit(0)
@@ -221,6 +231,28 @@ async function checkRepeat(device: Device): Promise<void> {
   })
 }
 
+async function checkCurves(): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), 'bge-curves-'))
+  try {
+    const files = await curveFiles(folder)
+    for (const stage of Object.values(stages)) {
+      await attempt(`curve ${stage.name}`, async () => {
+        const cpu = await lossCurve(stage, files, join(folder, `${stage.name}-cpu`), 'cpu')
+        const ours = await lossCurve(stage, files, join(folder, `${stage.name}-device`), flags.device as 'cuda')
+        const found = judgeCurve(stage.name, ours, cpu)
+        const detail = `${cpu.length} steps, loss ${cpu[0]!.toFixed(3)} to ${cpu.at(-1)!.toFixed(3)}; PyTorch's autocast differs by ${found.bf16.toExponential(2)}, all in bf16 by ${found.stored.toExponential(2)}`
+        return { ok: found.ok, error: found.ours, plain: found.bf16, ratio: found.ours / found.bf16, detail }
+      })
+    }
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+if (flags.export) {
+  await exportCurves(flags.export)
+  process.exit(0)
+}
 const device = await openDevice({ device: flags.device as 'cuda' })
 const cpu = await openDevice({ device: 'cpu' })
 console.log(`device: ${device.description}\nbeside: ${cpu.description}`)
@@ -229,6 +261,7 @@ if (wanted('ops')) await checkOps(device)
 if (wanted('goldens')) await checkGoldens(device)
 if (wanted('encoder')) await checkEncoder(device, cpu)
 if (wanted('repeat')) await checkRepeat(device)
+if (wanted('curves')) await checkCurves()
 const failed = results.filter(({ ok }) => !ok).length
 console.log(`${results.length - failed} right, ${failed} wrong`)
 if (flags.json) {

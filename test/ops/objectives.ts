@@ -53,6 +53,7 @@ const crossEntropy: OpSpec = {
     { attributes: { rows: 17, cols: 59, scale: 0.1, pad: 3 } },
     { attributes: { rows: 59, cols: 7, scale: 0.5 }, data: 'ties' },
     { attributes: { rows: 7, cols: 1003, scale: 0.25, pad: 1 }, data: 'large' },
+    { attributes: { rows: 5, cols: 2049, scale: 0.25, pad: 7 } }, // an odd vocabulary, rows at multiples of 8
   ],
   inputs(c, random) {
     const [rows, width] = [size(c, 'rows'), size(c, 'cols')]

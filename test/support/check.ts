@@ -139,7 +139,7 @@ export function zeroOutputs(spec: OpSpec): string[] {
       if (values.some((value) => value !== 0 && Number.isFinite(value))) alive.add(name)
     }
   }
-  return [...all].filter((name) => !alive.has(name))
+  return [...all].filter((name) => !alive.has(name) && !spec.zeroed?.includes(name))
 }
 
 /** Central differences are exact to about h^2 / 6 times the third derivative plus 1e-16 loss / h: well below this share of the largest entry. */

@@ -81,6 +81,8 @@ export interface OpSpec {
   name: string
   /** Gradients are sums of more terms in orders that differ more: 3 times the plain formula's error instead of 2. */
   kind: 'value' | 'gradient'
+  /** in-out tensors that hold numbers before the op and zeros after it */
+  zeroed?: readonly string[]
   cases: readonly OpCase[]
   /** Matrices of the op that a device stores as its hidden states, unless an attribute `<name>F32` says otherwise (native/bindings/op.cc). */
   hidden?: readonly string[]

@@ -20,12 +20,12 @@ export async function newTinyModel(directory: string, seed = 1, specialTokens: r
   return directory
 }
 
-/** 22 rows for each kind of training: texts.jsonl and pairs.jsonl (two positives, three negatives, teacher scores). */
-export async function tinyData(folder: string): Promise<{ texts: string; pairs: string }> {
+/** `count` rows for each kind of training: texts.jsonl and pairs.jsonl (two positives, three negatives, teacher scores). */
+export async function tinyData(folder: string, count = 22): Promise<{ texts: string; pairs: string }> {
   const draw = random(1, 'texts')
   const sentence = (n: number): string => Array.from({ length: n }, () => letters[draw.int(letters.length)]!).join('')
   const texts = join(folder, 'texts.jsonl')
-  await writeFile(texts, Array.from({ length: 22 }, () => JSON.stringify({ text: sentence(4 + draw.int(20)) })).join('\n'))
+  await writeFile(texts, Array.from({ length: count }, () => JSON.stringify({ text: sentence(4 + draw.int(20)) })).join('\n'))
   const pairs = join(folder, 'pairs.jsonl')
   const row = (): unknown => {
     const query = sentence(5)
@@ -37,7 +37,7 @@ export async function tinyData(folder: string): Promise<{ texts: string; pairs: 
       neg_scores: [0, 0, -1],
     }
   }
-  await writeFile(pairs, Array.from({ length: 22 }, () => JSON.stringify(row())).join('\n'))
+  await writeFile(pairs, Array.from({ length: count }, () => JSON.stringify(row())).join('\n'))
   return { texts, pairs }
 }
 
