@@ -163,7 +163,7 @@ export function cpuOps(description: string, shapes: 'known' | 'most'): OpMemory 
     contrastive,
     contrastivePass: (queries, groupSize, cols) => {
       const passages = queries * groupSize
-      const fit = Math.min(512, Math.max(48, Math.floor((16 << 20) / F32 / passages)))
+      const fit = Math.min(512, Math.max(48, Math.floor((20 << 20) / F32 / passages)))
       const rows = Math.min(queries, roundUp(ceil(queries, ceil(queries, Math.min(queries, fit))), tile))
       const parts = Math.min(16, Math.max(1, Math.floor(passages / 256)))
       const part = ceil(passages, parts)

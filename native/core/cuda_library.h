@@ -12,7 +12,7 @@ namespace bge {
 
 // Raised by hand whenever a virtual function of Backend or Arena's code changes in a way that the layouts below do not show.
 // test/cuda-library.test.ts compares it with the list of virtual functions.
-constexpr uint64_t kCudaContract = 5;
+constexpr uint64_t kCudaContract = 6;
 
 // The number that addon and library compare: the contract, the layout of everything that crosses, and the C++ library's string.
 constexpr uint64_t cudaAbi() {

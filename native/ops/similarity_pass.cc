@@ -17,7 +17,7 @@ namespace bge {
 namespace {
 
 // lib/train/plan_ops.ts repeats these, and what workspace they lead to.
-constexpr int64_t kScoreBytes = int64_t{16} << 20;
+constexpr int64_t kScoreBytes = int64_t{20} << 20;
 constexpr int64_t kLeastRows = 48, kMostRows = 512;  // queries of a block
 constexpr int64_t kColumns = 256;                    // passages of a task of the first product; a multiple of every panel's width
 constexpr int64_t kScoreDepth = 1024;                     // of the first product, at most, in a packed block
