@@ -30,10 +30,15 @@ describe('the command line', () => {
     expect(bge('--version')).toMatchObject({ status: 0, stdout: `${version}\n` })
     const help = bge('--help')
     expect(help.status).toBe(0)
-    for (const command of ['new', 'embed', 'pretrain', 'contrastive', 'finetune', 'mine', 'eval', 'curate', 'data', 'quickstart']) {
+    const commands =
+      'new embed similarity pretrain contrastive finetune mine run curate data eval cmteb calibrate merge export info doctor bench serve report quickstart'
+    for (const command of commands.split(' ')) {
       expect(help.stdout).toMatch(new RegExp(`^  ${command} `, 'm'))
-      expect(bge(command, '--help')).toMatchObject({ status: 0, stderr: '' })
+      if (['data', 'cmteb', 'export'].includes(command)) continue
+      expect(bge(command, '--help')).toMatchObject({ status: 0, stderr: '', stdout: expect.stringMatching(/\nExamples?:\n {2}bge /) })
     }
+    for (const path of ['data validate', 'data stats', 'data split', 'cmteb list', 'cmteb pull', 'export onnx', 'export safetensors'])
+      expect(bge(...path.split(' '), '--help')).toMatchObject({ status: 0, stdout: expect.stringMatching(/\nExamples?:\n {2}bge /) })
   })
 
   test.each([

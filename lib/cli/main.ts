@@ -11,6 +11,7 @@ import { register as registerData } from './data.js'
 import { register as registerEmbed } from './embed.js'
 import { register as registerEval } from './eval.js'
 import { register as registerDoctor } from './doctor.js'
+import { addExamples } from './examples.js'
 import { register as registerExport } from './export.js'
 import { register as registerInfo } from './info.js'
 import { register as registerMerge } from './merge.js'
@@ -60,6 +61,7 @@ for (const register of [
 ])
   register(program)
 
+addExamples(program)
 // bge completion zsh | bash | fish | powershell
 tab(program, { completionCommandName: 'completion' })
 

@@ -34,7 +34,7 @@ if (flags.help) {
   encoder  embeddings of a bge-small-shaped model, bf16 on the device against fp32 on the CPU: smallest cosine (at least 0.9999)
   repeat   a training step twice: loss, gradients and weights bit for bit
   curves   50 training steps of each stage, the same configuration on the device and on the CPU: root mean square of the differences of the losses
-           at most 2 times that between PyTorch under bf16 autocast and in fp32 on the same batches
+           at most 2 times that between PyTorch with all hidden states stored in bf16 and in fp32, on the same batches
 --export   FILE: writes the batches of the curves for test/fixtures/torch/make_curves.py, and nothing else
 --ops      of the op specs, these alone; --once: without the repetitions (for compute-sanitizer)
 --quick    a narrow model for the last two. BGE_CUDA_LIBRARY names the library. Exit code 1 where something is wrong.`)
@@ -240,8 +240,10 @@ async function checkCurves(): Promise<void> {
         const cpu = await lossCurve(stage, files, join(folder, `${stage.name}-cpu`), 'cpu')
         const ours = await lossCurve(stage, files, join(folder, `${stage.name}-device`), flags.device as 'cuda')
         const found = judgeCurve(stage.name, ours, cpu)
-        const detail = `${cpu.length} steps, loss ${cpu[0]!.toFixed(3)} to ${cpu.at(-1)!.toFixed(3)}; PyTorch's autocast differs by ${found.bf16.toExponential(2)}, all in bf16 by ${found.stored.toExponential(2)}`
-        return { ok: found.ok, error: found.ours, plain: found.bf16, ratio: found.ours / found.bf16, detail }
+        const detail = `${cpu.length} steps, loss ${cpu[0]!.toFixed(3)} to ${cpu.at(-1)!.toFixed(3)}; PyTorch stored in bf16 differs by ${found.stored.toExponential(2)}, under autocast by ${found.bf16.toExponential(2)}`
+        // As everywhere, a device is held to the error of the plain formula in its own storage (docs/decisions.md 19).
+        const ok = found.ours > 0 && found.ours <= 2 * found.stored && found.reference <= found.bf16
+        return { ok, error: found.ours, plain: found.stored, ratio: found.ours / found.stored, detail }
       })
     }
   } finally {

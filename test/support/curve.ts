@@ -14,7 +14,7 @@ export interface TorchCurve {
   fp32: readonly number[]
   /** under autocast to bfloat16 */
   bf16: readonly number[]
-  /** with hidden states, gradients and multiplied weights stored in bfloat16, as CUDA stores them: shown beside, not the rule */
+  /** with hidden states, gradients and multiplied weights stored in bfloat16, as CUDA stores them: the rule of gpu-check's 50 steps */
   stored: readonly number[]
 }
 export const torchCurves = JSON.parse(readFileSync(join(fixtures, 'curves.json'), 'utf8')) as Readonly<Record<CurveStage, TorchCurve>>
@@ -76,7 +76,7 @@ export interface CurveVerdict {
   reference: number
 }
 
-/** The rule: a device's curve may be twice as far from the CPU's as bf16 puts PyTorch's from its own, and the CPU's must be PyTorch's. */
+/** `ok`, the rule of a few steps: a device's curve may be twice as far from the CPU's as bf16 puts PyTorch's from its own, and the CPU's must be PyTorch's. */
 export function judgeCurve(stage: CurveStage, device: readonly number[], cpu: readonly number[]): CurveVerdict {
   const torch = torchCurves[stage]
   const bf16 = rootMeanSquare(torch.bf16.slice(0, cpu.length), torch.fp32)
