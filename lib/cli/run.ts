@@ -45,9 +45,9 @@ export function register(program: Command): void {
       'after',
       `
 Examples:
-  $ bge run finetune-own-data --input model=bge-small-zh-v1.5 --input rows=faq.jsonl --dry-run
-  $ bge run finetune-own-data --input model=bge-small-zh-v1.5 --input rows=faq.jsonl --set steps.finetune.epochs=3
-  $ bge run my-recipe.json5 --out run`,
+  bge run finetune-own-data --input model=bge-small-zh-v1.5 --input rows=faq.jsonl --dry-run
+  bge run finetune-own-data --input model=bge-small-zh-v1.5 --input rows=faq.jsonl --set steps.finetune.epochs=3
+  bge run my-recipe.json5 --out run`,
     )
     .action((recipe: string | undefined, flags: RunFlags) => interruptible((signal) => run(recipe, flags, signal)))
 }
