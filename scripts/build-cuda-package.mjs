@@ -6,14 +6,16 @@ import { parseArgs } from 'node:util'
 import { runnerImport } from 'vite'
 
 const root = join(import.meta.dirname, '..')
-const { values } = parseArgs({ options: { library: { type: 'string' }, out: { type: 'string' }, version: { type: 'string' } } })
+const {
+  values: { library = join(root, 'build-cuda/bge_cuda.so'), out = root, version },
+} = parseArgs({ options: { library: { type: 'string' }, out: { type: 'string' }, version: { type: 'string' } } })
 const { module } = await runnerImport(join(root, 'scripts/pack/cuda_package.ts'), { root, logLevel: 'error' })
 try {
   const { path, packed, unpacked } = await module.packCuda({
     root,
-    library: values.library ?? join(root, 'build-cuda/bge_cuda.so'),
-    out: values.out ?? root,
-    ...(values.version ? { version: values.version } : {}),
+    library,
+    out,
+    ...(version ? { version } : {}),
   })
   console.log(`${path}: ${(packed / 1e6).toFixed(1)} MB, unpacked ${(unpacked / 1e6).toFixed(1)} MB`)
 } catch (error) {

@@ -22,12 +22,14 @@ const TENSOR = ['gemm16Bit', 'forwardKernel', 'backwardKernel']
 /** The same for kernels of sm_90a, which are empty for every other architecture. */
 const WARPGROUP = ['wgmmaForward']
 
-const { values, positionals: words } = parseArgs({
+const root = join(import.meta.dirname, '..')
+const {
+  values: { library = join(root, 'build-cuda/bge_cuda.so'), arch },
+  positionals: words,
+} = parseArgs({
   options: { library: { type: 'string' }, arch: { type: 'string' } },
   allowPositionals: true,
 })
-const root = join(import.meta.dirname, '..')
-const library = values.library ?? join(root, 'build-cuda/bge_cuda.so')
 if (!existsSync(library)) {
   console.error(`check:cuda: ${library} is not there: run \`npm run build:cuda\` first`)
   process.exit(1)
@@ -147,10 +149,10 @@ function readable(/** @type {string} */ mangled) {
 const wrong = []
 const all = images(readFileSync(library))
 const has = (kind, arch) => all.some((i) => i.kind === kind && i.arch === arch)
-for (const arch of values.arch?.split(',') ?? RELEASE) {
+for (const arch of arch?.split(',') ?? RELEASE) {
   if (!has(2, arch)) wrong.push(`there is no machine code for sm_${arch}`)
 }
-if (!values.arch && !has(1, RELEASE_PTX)) wrong.push(`there is no PTX for compute_${RELEASE_PTX}`)
+if (!arch && !has(1, RELEASE_PTX)) wrong.push(`there is no PTX for compute_${RELEASE_PTX}`)
 
 const rows = []
 for (const image of all) {
