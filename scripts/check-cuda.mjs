@@ -24,7 +24,7 @@ const WARPGROUP = ['wgmmaForward']
 
 const root = join(import.meta.dirname, '..')
 const {
-  values: { library = join(root, 'build-cuda/bge_cuda.so'), arch },
+  values: { library = join(root, 'build-cuda/bge_cuda.so'), arch: wanted },
   positionals: words,
 } = parseArgs({
   options: { library: { type: 'string' }, arch: { type: 'string' } },
@@ -149,10 +149,10 @@ function readable(/** @type {string} */ mangled) {
 const wrong = []
 const all = images(readFileSync(library))
 const has = (kind, arch) => all.some((i) => i.kind === kind && i.arch === arch)
-for (const arch of arch?.split(',') ?? RELEASE) {
+for (const arch of wanted?.split(',') ?? RELEASE) {
   if (!has(2, arch)) wrong.push(`there is no machine code for sm_${arch}`)
 }
-if (!arch && !has(1, RELEASE_PTX)) wrong.push(`there is no PTX for compute_${RELEASE_PTX}`)
+if (!wanted && !has(1, RELEASE_PTX)) wrong.push(`there is no PTX for compute_${RELEASE_PTX}`)
 
 const rows = []
 for (const image of all) {
