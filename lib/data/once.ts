@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
-import { readdir, readFile, rm } from 'node:fs/promises'
+import { readdir, rm } from 'node:fs/promises'
 import { join, relative } from 'node:path'
+import { readIfThere } from './optional_file.js'
 import { BgeError } from '../errors.js'
 import { writeFileAtomic } from './atomic.js'
 import { hashFile } from './jsonl.js'
@@ -38,13 +39,8 @@ export async function once<T>(
 
 /** The marker, undefined where there is none. Throws ERR_BGE_FILE. */
 export async function readMarker<T>(marker: string): Promise<Marker<T> | undefined> {
-  let text: string
-  try {
-    text = await readFile(marker, 'utf8')
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-    throw new BgeError('ERR_BGE_FILE', `${marker} cannot be read: ${(cause as Error).message}`, { cause })
-  }
+  const text = await readIfThere(marker)
+  if (text === undefined) return undefined
   return JSON.parse(text) as Marker<T>
 }
 

@@ -1,5 +1,5 @@
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { readIfThere } from '../data/optional_file.js'
 import { BgeError, invalidArgument, show } from '../errors.js'
 import { isotonicRegression, type MonotoneMap, mapValue } from './isotonic.js'
 import { int8Ranges } from './precision.js'
@@ -139,13 +139,8 @@ function countOnes(labels: ArrayLike<number>): number {
 /** The calibration of a model folder, undefined where there is none. Errors: ERR_BGE_FILE, ERR_BGE_MODEL_FORMAT. */
 export async function readCalibration(folder: string): Promise<Calibration | undefined> {
   const file = join(folder, calibrationFile)
-  let text: string
-  try {
-    text = await readFile(file, 'utf8')
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-    throw new BgeError('ERR_BGE_FILE', `${file} cannot be read: ${(cause as Error).message}`, { cause })
-  }
+  const text = await readIfThere(file)
+  if (text === undefined) return undefined
   let value: Partial<Calibration> | null
   try {
     value = JSON.parse(text) as Partial<Calibration> | null

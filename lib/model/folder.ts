@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { readIfThere } from '../data/optional_file.js'
 import { BgeError, invalidArgument, show } from '../errors.js'
 import { Tokenizer } from '../tokenizer/tokenizer.js'
 import { type ModelConfig, type Pooling, parseConfig } from './config.js'
@@ -128,13 +128,8 @@ async function readPooling(folder: string, path: string): Promise<Pooling> {
 
 async function readJson(folder: string, name: string): Promise<unknown> {
   const file = join(folder, name)
-  let text: string
-  try {
-    text = await readFile(file, 'utf8')
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-    throw new BgeError('ERR_BGE_FILE', `${file} cannot be read: ${(cause as Error).message}`, { cause })
-  }
+  const text = await readIfThere(file)
+  if (text === undefined) return undefined
   try {
     return JSON.parse(text)
   } catch (cause) {

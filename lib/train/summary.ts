@@ -1,8 +1,8 @@
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { writeFileAtomic } from '../data/atomic.js'
 import { LENGTH_EDGES } from '../data/lengths.js'
 import type { TokenCache } from '../data/tokens.js'
+import { readIfThere } from '../data/optional_file.js'
 import { BgeError } from '../errors.js'
 import type { StageName } from './config.js'
 
@@ -66,13 +66,8 @@ export async function writeSummary(out: string, summary: RunSummary): Promise<vo
 /** undefined where there is none: a run of an earlier version. Throws ERR_BGE_DATA for what is not JSON, ERR_BGE_FILE. */
 export async function readSummary(out: string): Promise<RunSummary | undefined> {
   const file = join(out, 'summary.json')
-  let text: string
-  try {
-    text = await readFile(file, 'utf8')
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-    throw new BgeError('ERR_BGE_FILE', `${file} cannot be read: ${(cause as Error).message}`, { cause })
-  }
+  const text = await readIfThere(file)
+  if (text === undefined) return undefined
   try {
     return JSON.parse(text) as RunSummary
   } catch (cause) {
