@@ -5,7 +5,7 @@ import { loadEncoder, open, options } from './ours_model.mjs'
 
 const device = await open()
 const encoder = await loadEncoder(device)
-const microBatchTokens = 4096 // BgeModel's default on a CPU
+const microBatchTokens = 2048 // BgeModel's default on a CPU
 async function embed(_, rows) {
   const ids = rows.map((row) => Int32Array.from(row))
   const lengths = ids.map((row) => row.length)

@@ -1,6 +1,7 @@
 import { buildTokenBatch, packBatches } from '../data/batch.js'
 import { random } from '../data/random.js'
 import { BgeError } from '../errors.js'
+import { defaultMicroBatchTokens } from '../model/model.js'
 import { initialiseParameters } from '../model/parameters.js'
 import { type ModelSize, presetConfig } from '../model/config.js'
 import { type Device, type DeviceOptions, type Dtype, type Encoder, openDevice } from '../native.js'
@@ -56,13 +57,15 @@ export async function bench(options: BenchOptions = {}): Promise<BenchResult> {
     const text = (tokens: number): Int32Array =>
       Int32Array.from({ length: tokens }, (_, i) => (i === 0 ? CLS : i === tokens - 1 ? SEP : 670 + draws.int(7000)))
     const query = await latency(encoder, text(16), seconds, signal)
+    const tokens = defaultMicroBatchTokens[device.kind]
     const batch = await throughput(
       encoder,
+      tokens,
       Array.from({ length: 32 }, () => text(128)),
       seconds,
       signal,
     )
-    const mixed = await throughput(encoder, mixedLengths(256, () => draws.int(2 ** 32) / 2 ** 32).map(text), seconds, signal)
+    const mixed = await throughput(encoder, tokens, mixedLengths(256, () => draws.int(2 ** 32) / 2 ** 32).map(text), seconds, signal)
     return { device: device.description, size, query, batch, mixed, memory: peak(device) }
   } finally {
     device.dispose()
@@ -97,12 +100,13 @@ async function latency(encoder: Encoder, ids: Int32Array, seconds: number, signa
 
 async function throughput(
   encoder: Encoder,
+  microBatchTokens: number,
   texts: readonly Int32Array[],
   seconds: number,
   signal: AbortSignal | undefined,
 ): Promise<Throughput> {
   const lengths = texts.map((ids) => ids.length)
-  const batches = packBatches(lengths, 4096).map((indices) => buildTokenBatch(texts, indices))
+  const batches = packBatches(lengths, microBatchTokens).map((indices) => buildTokenBatch(texts, indices))
   const pass = async (): Promise<void> => {
     for (const batch of batches) {
       signal?.throwIfAborted()

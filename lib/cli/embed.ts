@@ -36,7 +36,7 @@ export function register(program: Command): void {
     )
     .option(
       '--micro-batch-tokens <n>',
-      'tokens computed at a time: memory, not the result (default: 4096 on the CPU, 16384 on CUDA)',
+      'tokens computed at a time: memory, not the result (default: 2048 on the CPU, 16384 on CUDA)',
       integer(1),
     )
     .addHelpText('after', '\nExample:\n  bge embed --model my-model --input texts.jsonl --out vectors.npy')

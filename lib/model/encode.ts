@@ -18,7 +18,7 @@ export interface EncodeOptions<P extends Precision = 'float32'> {
   output?: OutputOptions<P>
   /** The micro-batches of a 'query' go before every 'bulk' one that has not begun; equals take turns in the order of their calls. Default 'bulk' */
   priority?: Priority
-  /** Tokens computed at a time: memory and how long a query or an abort waits, never the result. Default 4096 on the CPU, 16384 on CUDA */
+  /** Tokens computed at a time: memory and how long a query or an abort waits, never the result. Default 2048 on the CPU, 16384 on CUDA */
   microBatchTokens?: number
   /** Looked at between micro-batches and while tokenising */
   signal?: AbortSignal

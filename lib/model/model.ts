@@ -98,8 +98,8 @@ export interface Similarities {
   probabilities?: Float64Array
 }
 
-/** Fewer on the CPU, where a query or an abort waits longer for a micro-batch to end. */
-const defaultMicroBatchTokens = { cpu: 4096, cuda: 16_384 } as const
+/** Tokens computed at a time by default. Fewer on the CPU, where a query or an abort waits longer for a micro-batch to end. */
+export const defaultMicroBatchTokens: Readonly<Record<'cpu' | 'cuda', number>> = { cpu: 2048, cuda: 16_384 }
 
 /** Words that every vocabulary can say something about; their vectors must survive a save. */
 const probes = ['为这个句子生成表示', 'The quick brown fox, 1234.', '好']

@@ -26,7 +26,7 @@ export interface ServeLimits {
   textLength?: number
   /** tokens that may wait for the device before requests are answered 429. Default 64 batches */
   queueTokens?: number
-  /** tokens computed at a time. Default: the model's 4096 on the CPU, 16384 on CUDA */
+  /** tokens computed at a time. Default: the model's 2048 on the CPU, 16384 on CUDA */
   batchTokens?: number
   /** how long a batch that is not full waits for more requests while the device is idle, in ms. Default 2 */
   waitMs?: number

@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net'
 import { basename } from 'node:path'
 import type { Context } from 'hono'
 import { BgeError, invalidArgument } from '../errors.js'
-import type { BgeModel } from '../model/model.js'
+import { type BgeModel, defaultMicroBatchTokens } from '../model/model.js'
 import { Batcher } from './batcher.js'
 import { base64, type Embedded, embedRequest, numbers, writeRows } from './embed.js'
 import { HttpError, openaiError, teiError } from './http_error.js'
@@ -41,7 +41,7 @@ export async function startServer(model: BgeModel, options: ServeOptions = {}): 
   if (apiKey === '') throw invalidArgument('apiKey', 'a key, or left out', 'an empty one')
   if (names.length === 0 || names.includes('')) throw invalidArgument('names', 'one or more names', names)
   if (truncation !== 'end' && truncation !== 'error') throw invalidArgument('truncation', "'end' or 'error'", truncation)
-  const limits = serveLimits(options.limits ?? {}, model.device.kind === 'cpu' ? 4096 : 16_384)
+  const limits = serveLimits(options.limits ?? {}, defaultMicroBatchTokens[model.device.kind])
   const facts: ModelFacts = { dims: model.dims, vocab: model.encoder.config.vocab, maxLength: model.maxLength }
   const fingerprint = await model.fingerprint()
   const started = Math.floor(Date.now() / 1000)
