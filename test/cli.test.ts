@@ -109,6 +109,31 @@ describe('with a tiny model', () => {
     }
   })
 
+  test('what mine gives without any setting is what finetune takes, also from a model that knows nothing', () => {
+    // Queries that share no character with their passage: the model's cosines say nothing, and many a positive scores below everything.
+    const data = jsonl(
+      'unlike.jsonl',
+      ['手机怎么退', '苹果多少钱', '去哪里看病', '今天星期几', '谁写了这本书'].map((query, i) => ({ query, pos: [passages[i]!] })),
+    )
+    const mined = bge('mine', '--model', model, '--data', data, '--out', 'unlike-mined.jsonl')
+    expect(mined).toMatchObject({ status: 0 })
+    const weak = Number(/(\d) rows \([\d.]+ %\) got random negatives alone/.exec(mined.stderr)?.[1])
+    expect(weak).toBeGreaterThan(0) // else this proves nothing
+    expect(mined.stderr).not.toContain('got no negative')
+    const settings = ['steps=1', 'batchSize=5', 'saveEvery=0', 'device=cpu', 'threads=1'].flatMap((text) => ['--set', text])
+    const tuned = bge('finetune', '--model', model, '--data', 'unlike-mined.jsonl', '--out', 'unlike-tuned', ...settings)
+    expect(tuned).toMatchObject({ status: 0, stdout: `${join('unlike-tuned', 'model')}\n` })
+    // Where there is nothing to take, both say so.
+    const bare = bge('mine', '--model', model, '--data', data, '--out', 'bare.jsonl', '--fill', 'none')
+    expect(bare.stderr).toMatch(/\n5 rows \(100\.0 %\) got no negative: bge finetune stops at such a row; .*--fill random/)
+    expect(bge('finetune', '--model', model, '--data', 'bare.jsonl', '--out', 'bare', ...settings)).toMatchObject({
+      status: 1,
+      stderr: expect.stringMatching(
+        /bare\.jsonl:1: field neg expected at least one negative text because groupSize is 2 \(bge mine finds some\), but was /,
+      ),
+    })
+  })
+
   test('a run goes on when nobody reads its progress any more', async () => {
     const data = jsonl(
       'pairs.jsonl',

@@ -216,6 +216,41 @@ describe('score rules', () => {
     ])
   })
 
+  test('a row to which they leave nothing gets random negatives that are not compared with its positive, and is counted', async () => {
+    const rows = Array.from({ length: 600 }, () => ({ query: 'q', pos: ['weak'] }))
+    const options: MineOptions = {
+      data: write('data.jsonl', rows),
+      out: join(folder, 'out.jsonl'),
+      pool: write(
+        'pool.jsonl',
+        ['weak', ...pool].map((text) => ({ text })),
+      ),
+      range: [0, 4],
+      negatives: 2,
+      storage: { cache: null },
+    }
+    const model = named({ q: [1, 0], weak: at(-0.5), ...vectors })
+    const result = await mine(model, options)
+    expect(result).toMatchObject({ mined: 0, random: 1200, missing: 0, short: 600, weak: 600, empty: 0 })
+    const drawn = negatives(options.out).flat()
+    expect(new Set(negatives(options.out).map((neg) => new Set(neg).size))).toEqual(new Set([2]))
+    expect(new Set(drawn)).toEqual(new Set(pool)) // the range's own and others, never the positive
+    for (const text of pool)
+      expect(Math.abs(drawn.filter((other) => other === text).length - 200)).toBeLessThan(5 * Math.sqrt(600 * (1 / 3) * (2 / 3)))
+    // What was asked for of the score alone holds for them too, and one that passes the rules is enough.
+    const low = await mine(model, { ...options, rules: { maxScore: 0.6 } })
+    expect(low).toMatchObject({ random: 1200, weak: 600, empty: 0 })
+    expect(new Set(negatives(options.out).flat())).toEqual(new Set(['s0.5', 's-0.2']))
+    const none = await mine(model, { ...options, rules: { maxScore: -0.9 } })
+    expect(none).toMatchObject({ mined: 0, random: 0, missing: 1200, weak: 0, empty: 600 })
+    const margin = await mine(model, { ...options, rules: { maxRelative: null, margin: 0 } })
+    expect(margin).toMatchObject({ random: 1200, weak: 600 })
+    expect(await mine(model, { ...options, fill: 'none' })).toMatchObject({ random: 0, missing: 1200, weak: 0, empty: 600 })
+    const one = await mine(named({ q: [1, 0], weak: at(-0.1), ...vectors }), options)
+    expect(one).toMatchObject({ mined: 0, random: 600, missing: 600, weak: 0, empty: 0 })
+    expect(new Set(negatives(options.out).flat())).toEqual(new Set(['s-0.2']))
+  })
+
   test('each candidate counts under the first rule that rejects it, with ten examples a rule at most', async () => {
     const rows = Array.from({ length: 40 }, (_, i) => ({ query: `q${i}`, pos: ['positive'] }))
     const queries = Object.fromEntries(rows.map(({ query }) => [query, [1, 0]]))

@@ -49,7 +49,11 @@ export function register(program: Command): void {
     .option('--range <low-high>', 'ranks to take negatives from, counted from 0', range, [10, 210])
     .option('--negatives <n>', 'negatives per row', integer(1), 15)
     .option('--sampling <how>', 'random or top of the range; pool: anything of the pool, without a search', 'random')
-    .option('--fill <how>', 'where the range leaves too few: random passages of the pool, or none', 'random')
+    .option(
+      '--fill <how>',
+      'where the range leaves too few: random passages of the pool, in a row without any other also such as --max-relative and --margin reject; or none',
+      'random',
+    )
     .option('--max-relative <share>', "reject above this share of the lowest positive's score; none: keep", numberOrNone, 0.95)
     .option('--margin <difference>', "reject above the lowest positive's score less this", numberOrNone, 'none')
     .option('--max-score <cosine>', 'reject above', numberOrNone, 'none')
@@ -127,7 +131,7 @@ function progressLines(): (progress: MineProgress) => void {
 
 /** What was taken and how many candidates each rule rejected. */
 export function describe(result: MineResult): string {
-  const { missing, short, rows } = result
+  const { missing, short, weak, empty, rows } = result
   const lines = [
     `${rows} rows, ${result.pool} passages in the pool`,
     `${result.encoded} texts encoded${result.resumed > 0 ? `, ${result.resumed} rows done by an earlier run` : ''}`,
@@ -136,9 +140,16 @@ export function describe(result: MineResult): string {
       .map((rule) => `${result.rejected[rule].count} ${REASONS[rule]}`)
       .join(', ')}`,
   ]
-  if (short > 0)
+  const share = (count: number): string => `${count} rows (${((100 * count) / rows).toFixed(1)} %)`
+  if (short > 0) lines.push(`${share(short)} got fewer negatives from the range than asked for: a deeper range or other rules give more`)
+  if (weak > 0)
     lines.push(
-      `${short} rows (${((100 * short) / rows).toFixed(1)} %) got fewer negatives from the range than asked for: a deeper range or other rules give more`,
+      `${share(weak)} got random negatives alone, not compared with the positive: it scores so low that --max-relative or --margin rejected every passage; ` +
+        'a better model, --teacher or --max-relative none gives harder ones',
+    )
+  if (empty > 0)
+    lines.push(
+      `${share(empty)} got no negative: bge finetune stops at such a row; a larger --pool, --fill random or fewer rules give some, --set groupSize=1 trains without`,
     )
   return lines.map((text) => `${text}\n`).join('')
 }

@@ -107,7 +107,9 @@ export interface Choosing {
 
 /**
  * Chooses the negatives of a row (recipe.md 3.6): candidates that pass the score rules, `negatives` of them at random or the best, in rank order; a
- * shortfall is filled with random passages of the pool that pass the same rules.
+ * shortfall is filled with random passages of the pool that pass the same rules. Where maxRelative and margin leave a row nothing at all, its positive
+ * scores below nearly everything, and a comparison with it says nothing about a passage: random ones are then taken without these two rules, as
+ * FlagEmbedding fills, because the row is one to learn from and training with negatives needs one in every row.
  */
 export async function chooseNegatives(job: Job, candidates: readonly Candidate[], choosing: Choosing): Promise<Chosen> {
   const { pool, settings, tally, score } = choosing
@@ -128,11 +130,18 @@ export async function chooseNegatives(job: Job, candidates: readonly Candidate[]
   tally.counts.mined += chosen.length
   if (sampling !== 'pool' && chosen.length < count) tally.counts.short++
   const taken = new Set(candidates.map(({ number }) => number))
-  const filled =
-    settings.fill === 'none' && sampling !== 'pool' ? [] : await fill(job, count - chosen.length, { ...choosing, taken, draw, fits })
+  const fills = settings.fill === 'random' || sampling === 'pool'
+  let filled = fills ? await fill(job, count - chosen.length, { ...choosing, taken, draw, fits }) : []
+  if (fills && chosen.length + filled.length === 0 && positive !== null && (rules.maxRelative !== null || rules.margin !== null)) {
+    const absolute = scoreRule({ ...rules, maxRelative: null, margin: null }, null)
+    const passes = ({ score }: Candidate): boolean => absolute(score!) === undefined
+    filled = await fill(job, count, { ...choosing, taken: new Set(), draw, fits: passes })
+    if (filled.length > 0) tally.counts.weak++
+  }
   tally.counts.random += filled.length
   tally.counts.missing += count - chosen.length - filled.length
   const all = [...chosen, ...filled]
+  if (all.length === 0) tally.counts.empty++
   return {
     negatives: all.map(({ number }) => number),
     scores: positiveScores && { positives: positiveScores, negatives: all.map((candidate) => candidate.score!) },

@@ -57,7 +57,10 @@ export interface MineOptions {
    * (C-Pack's random negatives)
    */
   sampling?: 'random' | 'top' | 'pool'
-  /** where the range leaves too few: 'random' passages of the pool (default, FlagEmbedding), or 'none' */
+  /**
+   * where the range leaves too few: 'random' passages of the pool (default, FlagEmbedding) that pass the rules, in a row that would else have no
+   * negative also such as maxRelative and margin reject; or 'none'
+   */
   fill?: 'random' | 'none'
   rules?: ScoreRules
   /** another model that scores candidates and positives; the search stays the model's. `instruction` default: its own */

@@ -29,6 +29,10 @@ export interface MiningCounts {
   missing: number
   /** rows with fewer negatives from the range than asked for */
   short: number
+  /** rows to which maxRelative and margin left no passage: their negatives are random, and these two rules were not asked */
+  weak: number
+  /** rows that got no negative at all: training with negatives stops at them */
+  empty: number
 }
 
 /** What was taken and what each rule rejected. */
@@ -55,7 +59,7 @@ export interface SavedTally {
 const EXAMPLES = 10
 
 export function createTally(seed: number, saved?: SavedTally): Tally {
-  const counts = { ...(saved?.counts ?? { mined: 0, random: 0, missing: 0, short: 0 }) }
+  const counts = { ...(saved?.counts ?? { mined: 0, random: 0, missing: 0, short: 0, weak: 0, empty: 0 }) }
   const rules = new Map<Rule, { count: number; row: number; sample: Sample<Kept> }>()
   for (const rule of RULES) {
     const sample = createSample<Kept>(EXAMPLES)

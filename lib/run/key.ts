@@ -17,7 +17,7 @@ const VERSIONS: Readonly<Record<Verb, number>> = {
   pretrain: 1,
   contrastive: 1,
   finetune: 1,
-  mine: 1,
+  mine: 2,
   merge: 1,
   evaluate: 1,
 }

@@ -91,7 +91,11 @@ export function describeFacts({ do: verb, facts }: Pick<StepSummary, 'do' | 'fac
     case 'new':
       return `${String(facts['layers'])} layers x ${String(facts['width'])}, vocabulary ${count('vocabulary')}`
     case 'mine':
-      return `${count('mined')} negatives mined, ${count('random')} random, ${count('missing')} not found; pool ${count('pool')}`
+      return [
+        `${count('mined')} negatives mined, ${count('random')} random, ${count('missing')} not found; pool ${count('pool')}`,
+        ...(facts['weak'] ? [`${count('weak')} rows with random negatives alone, which no rule compared with the positive`] : []),
+        ...(facts['empty'] ? [`${count('empty')} rows without any negative`] : []),
+      ].join('; ')
     case 'merge':
       return `weights ${(facts['weights'] as number[]).join(', ')}`
     case 'evaluate':

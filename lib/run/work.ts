@@ -171,8 +171,8 @@ async function mineStep({ node, place, vectors, paths, recipe, hooks, signal }: 
       onProgress: (progress) => hooks.onMine?.(node.name, progress),
       ...(signal && { signal }),
     })
-    const { rows, pool, mined, random, missing, short } = result
-    return { rows, pool, mined, random, missing, short }
+    const { rows, pool, mined, random, missing, short, weak, empty } = result
+    return { rows, pool, mined, random, missing, short, weak, empty }
   } finally {
     model.dispose()
   }
