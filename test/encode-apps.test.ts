@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, expectTypeOf, test } from 'vitest'
-import { type Calibration, findThreshold } from '../lib/model/calibrate.js'
+import { type Calibration, findThreshold, fitCalibration } from '../lib/model/calibrate.js'
 import { isotonicRegression, mapValue } from '../lib/model/isotonic.js'
 import { BgeModel } from '../lib/model/model.js'
 import { int8Ranges, quantize } from '../lib/model/precision.js'
@@ -231,6 +231,29 @@ describe('calibration', () => {
     expect(interval[1]).toBeCloseTo(0.96377589, 7)
   })
 
+  test('no probability is 0 or 1, however clear the pairs were', () => {
+    /** The map for pairs with these cosines, as vectors of the plane. */
+    const fit = (cosines: readonly number[], labels: readonly number[]): [x: number, y: number][] => {
+      const angle = (cosine: number): number[] => [cosine, Math.sqrt(1 - cosine * cosine)]
+      const vectors = Float32Array.from([...cosines.flatMap(() => [1, 0]), ...cosines.flatMap(angle)])
+      const { x, y } = fitCalibration(vectors, 2, labels, 0.1).probability
+      return x.map((value, i) => [Number(value.toFixed(5)), y[i]!])
+    }
+    // Two wrong pairs, then three right ones.
+    expect(fit([0.1, 0.2, 0.7, 0.8, 0.9], [0, 0, 1, 1, 1])).toEqual([
+      [0.1, 1 / 4],
+      [0.2, 1 / 4],
+      [0.7, 4 / 5],
+      [0.9, 4 / 5],
+    ])
+    // One right pair above four of five, one wrong below one of five: the ends do not pass their neighbours.
+    const labels = [0, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0, 1]
+    const y = fit(Array.from(labels, (_, i) => i / 20), labels).map(([, share]) => share)
+    expect(y).toEqual([1 / 5, 1 / 5, 1 / 5, 4 / 5, 4 / 5, 4 / 5])
+    // Nothing to tell: the ends are no certainty and stay.
+    expect(fit([0.2, 0.4, 0.6, 0.8], [1, 0, 1, 0]).map(([, share]) => share)).toEqual([0.5, 0.5])
+  })
+
   /** Pairs of a text and itself with a few characters changed (1) or another text (0). */
   const pairs = (() => {
     const named = Array.from({ length: 60 }, (_, i) => `${texts[(i * 7) % texts.length]}第${i}条`)
@@ -251,8 +274,13 @@ describe('calibration', () => {
     expect(taken.filter((label) => label === 1).length / taken.length).toBe(calibration.threshold.precision)
     const order = [...cosines.keys()].sort((i, j) => cosines[i]! - cosines[j]!)
     expect(order.every((i, k) => k === 0 || probabilities![order[k - 1]!]! <= probabilities![i]!)).toBe(true)
-    // The mean probability is the share of positives: isotonic regression keeps it.
-    expect(probabilities!.reduce((sum, p) => sum + p, 0) / 120).toBeCloseTo(0.5, 9)
+    // The mean of the regression is the share of positives; of the probabilities it is what the two ends leave, no further than a pair each.
+    const plain = isotonicRegression(cosines, pairs.labels)
+    expect(cosines.reduce((sum, cosine) => sum + mapValue(plain, cosine), 0) / 120).toBeCloseTo(0.5, 9)
+    const moved = cosines.map((cosine, i) => probabilities![i]! - mapValue(plain, cosine))
+    expect(moved.every((by, i) => by === 0 || [0, 1].includes(mapValue(plain, cosines[i]!)))).toBe(true)
+    expect(Math.max(...probabilities!)).toBeLessThan(1)
+    expect(Math.min(...probabilities!)).toBeGreaterThan(0)
     expect(await own.similarity(['a'], ['b'], { instruction: '查：' })).not.toHaveProperty('probabilities')
     expect(await own.similarity(['a'], ['b'], { dimensions: 32 })).not.toHaveProperty('probabilities')
     // Its ranges serve int8 vectors.

@@ -26,7 +26,7 @@ export interface Calibration {
   readonly pairs: number
   readonly positives: number
   readonly threshold: Threshold
-  /** cosine (x) to the probability that a pair belongs together (y) */
+  /** cosine (x) to the probability that a pair belongs together (y): above 0 and below 1 */
   readonly probability: MonotoneMap
   /** of the vectors' components, (d) each: for int8 */
   readonly ranges: { readonly min: readonly number[]; readonly max: readonly number[] }
@@ -57,7 +57,7 @@ export function fitCalibration(
     pairs: labels.length,
     positives: countOnes(labels),
     threshold: findThreshold(cosines, labels, wanted),
-    probability: isotonicRegression(cosines, labels),
+    probability: neverCertain(isotonicRegression(cosines, labels), cosines),
     ranges: { min: [...min], max: [...max] },
   }
 }
@@ -75,6 +75,20 @@ export function pairCosines(vectors: Float32Array, dimensions: number): Float64A
     }
     return aa === 0 || bb === 0 ? 0 : dot / Math.sqrt(aa * bb)
   })
+}
+
+/**
+ * The map with its ends moved off 0 and 1: w pairs that all belong together are no proof that the next one does. Such an end becomes (w + 1) / (w + 2),
+ * Laplace's rule of succession, and 1 / (w + 2) at the other end, but never falls behind its neighbour.
+ */
+function neverCertain({ x, y }: MonotoneMap, cosines: Float64Array): MonotoneMap {
+  const [firstOne, firstAboveZero] = [y.indexOf(1), y.findIndex((value) => value > 0)]
+  const count = (inside: (cosine: number) => boolean): number => cosines.filter(inside).length
+  const above = firstOne < 0 ? 0 : count((cosine) => cosine >= x[firstOne]!)
+  const below = y[0] !== 0 ? 0 : count((cosine) => cosine <= x[firstAboveZero - 1]!)
+  const one = Math.max((above + 1) / (above + 2), y[firstOne - 1] ?? 0)
+  const zero = Math.min(1 / (below + 2), y[firstAboveZero] ?? 1)
+  return { x, y: y.map((value) => (value === 1 ? one : value === 0 ? zero : value)) }
 }
 
 /** (n) probability of each cosine. */
