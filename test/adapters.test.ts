@@ -1,7 +1,6 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { EmbeddingModelV3 } from '@ai-sdk/provider'
 import { Document as LangChainDocument } from '@langchain/core/documents'
 import type { EmbeddingsInterface } from '@langchain/core/embeddings'
 import { FakeVectorStore } from '@langchain/core/utils/testing'
@@ -16,6 +15,9 @@ import { llamaIndexEmbedding } from '../lib/adapters/llamaindex.js'
 import type { BgeModel } from '../lib/model/model.js'
 import { type Device, openDevice } from '../lib/native.js'
 import { smallModel } from './support/model_folder.js'
+
+/** Of @ai-sdk/provider, as `ai` 6 takes it: the package itself is not one of ours. */
+type EmbeddingModelV3 = Extract<EmbeddingModel, { specificationVersion: 'v3' }>
 
 const texts = ['今天的天气真不错', '猫', 'hello world\n好', '长江有多长']
 let root = ''
