@@ -248,7 +248,10 @@ describe('calibration', () => {
     ])
     // One right pair above four of five, one wrong below one of five: the ends do not pass their neighbours.
     const labels = [0, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0, 1]
-    const y = fit(Array.from(labels, (_, i) => i / 20), labels).map(([, share]) => share)
+    const y = fit(
+      Array.from(labels, (_, i) => i / 20),
+      labels,
+    ).map(([, share]) => share)
     expect(y).toEqual([1 / 5, 1 / 5, 1 / 5, 4 / 5, 4 / 5, 4 / 5])
     // Nothing to tell: the ends are no certainty and stay.
     expect(fit([0.2, 0.4, 0.6, 0.8], [1, 0, 1, 0]).map(([, share]) => share)).toEqual([0.5, 0.5])

@@ -63,7 +63,10 @@ export function register(program: Command): void {
   program
     .command('eval')
     .description('score a model on C-MTEB or on tasks of your own')
-    .requiredOption('--model <dir>', 'model folder, or the URL of an OpenAI-style service such as https://host/v1 (key: OPENAI_API_KEY)')
+    .requiredOption(
+      '--model <dir>',
+      'model folder, name on the hub, or the URL of an OpenAI-style service such as https://host/v1 (key: OPENAI_API_KEY)',
+    )
     .requiredOption(
       '--out <dir>',
       'folder for NAME.json per task (a second task of a name: NAME-TYPE.json), summary.json, and results/ as mteb reads it',

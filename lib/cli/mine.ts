@@ -39,7 +39,7 @@ export function register(program: Command): void {
   program
     .command('mine')
     .description('mine hard negatives: rows {"query","pos"} in, the same rows with "neg" out; a killed run continues')
-    .requiredOption('--model <dir>', 'model folder')
+    .requiredOption('--model <dir>', 'model folder, or a name on the hub')
     .requiredOption('--data <files...>', 'JSONL of rows {"query","pos"}; files or folders')
     .requiredOption('--out <file>', 'JSONL to write; may be the data file itself')
     .option(

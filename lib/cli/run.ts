@@ -1,15 +1,18 @@
 import { type Command, InvalidArgumentError } from 'commander'
 import { modelFolder } from '../hub/model.js'
 import { isAbort } from '../errors.js'
+import type { LiveRun } from '../live/run.js'
 import { describeComparison, verdictSentence } from '../run/compare.js'
 import { type ReadOptions, readRunRecipe, type RunRecipe, shippedRecipes } from '../run/recipe.js'
 import { describeFacts } from '../run/report.js'
 import { planRun, type RunHooks, runRecipe, type StepState } from '../run/run.js'
+import type { StageName } from '../train/config.js'
 import type { TrainHooks } from '../train/loop.js'
 import { createProgress, type Progress } from '../train/progress.js'
 import { describeProgress } from './curate.js'
 import { interruptible } from './interrupt.js'
 import { integer, repeated } from './options.js'
+import { LIVE_PORT, liveOption, openPage } from './watch.js'
 
 interface RunFlags {
   out?: string
@@ -17,6 +20,7 @@ interface RunFlags {
   set: string[]
   device?: string
   threads?: number
+  live?: number | true
   dryRun?: true
   list?: true
   json?: true
@@ -38,6 +42,7 @@ export function register(program: Command): void {
     )
     .option('--device <device>', "auto, cpu, cuda or cuda:N (default: the recipe's, else auto)")
     .option('--threads <n>', 'CPU threads (default: as many as the process may use)', integer(1))
+    .addOption(liveOption('each training step while it runs'))
     .option('--dry-run', 'say what would run and why, then exit: nothing is done or written')
     .option('--list', 'the recipes of this package')
     .option('--json', 'print the summary (with --dry-run: the plan) as JSON')
@@ -45,8 +50,8 @@ export function register(program: Command): void {
       'after',
       `
 Examples:
-  bge run finetune-own-data --input model=bge-small-zh-v1.5 --input rows=faq.jsonl --dry-run
-  bge run finetune-own-data --input model=bge-small-zh-v1.5 --input rows=faq.jsonl --set steps.finetune.epochs=3
+  bge run finetune-own-data --input model=BAAI/bge-small-zh-v1.5 --input rows=faq.jsonl --dry-run
+  bge run finetune-own-data --input model=BAAI/bge-small-zh-v1.5 --input rows=faq.jsonl --set steps.finetune.epochs=3
   bge run my-recipe.json5 --out run`,
     )
     .action((recipe: string | undefined, flags: RunFlags) => interruptible((signal) => run(recipe, flags, signal)))
@@ -81,8 +86,10 @@ async function run(name: string | undefined, flags: RunFlags, signal: AbortSigna
     )
     return
   }
+  const pages = livePages(flags.live === true ? LIVE_PORT : flags.live)
   try {
-    const result = await runRecipe(recipe, { out, hooks: hooksFor(recipe), signal })
+    const onTrain: RunHooks['onTrain'] = async (step, stage, place) => trainHooks(step, await pages.next(stage, place))
+    const result = await runRecipe(recipe, { out, hooks: { ...hooksFor(recipe), onTrain }, signal })
     for (const { step, against, comparison } of result.summary.comparisons)
       process.stderr.write(`${step} against ${against}: ${describeComparison(comparison)}\n${verdictSentence(comparison)}\n`)
     if (flags.json) process.stdout.write(`${JSON.stringify(result.summary, null, 2)}\n`)
@@ -90,6 +97,30 @@ async function run(name: string | undefined, flags: RunFlags, signal: AbortSigna
   } catch (error) {
     if (isAbort(error)) process.stderr.write('what is done stays: the same command goes on from there\n')
     throw error
+  } finally {
+    await pages.close()
+  }
+}
+
+/** One live page at a time: a training step's stays until the next one begins or the run ends. */
+function livePages(port: number | undefined): {
+  next(stage: StageName, place: string): Promise<LiveRun | undefined>
+  close(): Promise<void>
+} {
+  let page: LiveRun | undefined
+  const close = async (): Promise<void> => {
+    await page?.close().catch(() => {}) // a browser that went away
+    page = undefined
+  }
+  return {
+    async next(stage, place) {
+      await close()
+      if (port === undefined) return undefined
+      page = await openPage(stage, place, port)
+      if (page) process.stderr.write(`live page: ${page.url}\n`)
+      return page
+    },
+    close,
   }
 }
 
@@ -123,7 +154,6 @@ function hooksFor(recipe: RunRecipe): RunHooks {
       if (done) say(`${place(name)}: ${describeFacts({ do: verb, facts: done.facts })} (${done.seconds.toFixed(1)} s)`)
       else say(`${place(name)}: ${state === 'fresh' ? 'nothing has changed' : `${state === 'resume' ? 'goes on' : 'runs'}, ${reason}`}`)
     },
-    onTrain: trainHooks,
     onTruncation: (step, { texts, truncated }) =>
       void (truncated > 0 && say(`note: ${step} cut ${truncated} of ${texts} texts at their maximal length`)),
     onMine: (step, { stage, done, total }) => seldom(`${step}: ${stage} ${done}${total === null ? '' : ` of ${total}`}`),
@@ -132,18 +162,21 @@ function hooksFor(recipe: RunRecipe): RunHooks {
   }
 }
 
-function trainHooks(step: string): TrainHooks {
+function trainHooks(step: string, page: LiveRun | undefined): TrainHooks {
   let progress: Progress | undefined
   let last = 0
   return {
-    onStart: ({ config, step: first, totalSteps, device }) => {
+    onStart: (run) => {
+      const { config, step: first, totalSteps, device } = run
+      page?.start(run)
       last = totalSteps
       progress = createProgress(process.stderr, { label: step, firstStep: first, totalSteps, config })
       progress.note(`${step} on ${device}: ${first > 0 ? `steps ${first + 1} to ` : ''}${totalSteps} steps`)
       if (first >= totalSteps) progress.end()
     },
     onStep: (row) => {
-      progress?.update(row)
+      const left = progress!.update(row)
+      page?.row(row, left)
       if (row.step === last) progress?.end()
     },
   }

@@ -10,7 +10,7 @@ import { planTraining, type TrainingPlan } from '../train/plan_run.js'
 import { stages } from '../train/stages.js'
 import { interruptible } from './interrupt.js'
 import { list, repeated } from './options.js'
-import { LIVE_PORT, watchRun } from './watch.js'
+import { LIVE_PORT, liveOption, watchRun } from './watch.js'
 
 interface TrainFlags {
   model: string
@@ -41,7 +41,7 @@ export function register(program: Command): void {
     program
       .command(name)
       .description(descriptions[name])
-      .requiredOption('--model <dir>', 'model folder to start from')
+      .requiredOption('--model <dir>', 'model folder to start from, or a name on the hub such as BAAI/bge-small-zh-v1.5')
       .requiredOption('--data <file...>', 'JSONL files, or folders of them')
       .requiredOption('--out <dir>', 'run folder: new, empty, or with --resume the one to continue')
       .option('--config <file>', 'JSON, JSON5 or .mjs file of configuration keys (schemas/train.schema.json)')
@@ -62,11 +62,7 @@ export function register(program: Command): void {
       .option('--resume', 'continue from the newest checkpoint in --out')
       .option('--plan', 'print memory, largest batch and step time of this run, then exit: nothing is trained, --out is not touched')
       .option('--memory-limit <size>', 'memory of the device that the run may use, as in 8GiB; default: what is free', memorySize)
-      .option(
-        '--live [port]',
-        `show the run on a page of this machine; default port ${LIVE_PORT}, the next ones where it is taken`,
-        tcpPort,
-      )
+      .addOption(liveOption('the run'))
       .action((flags: TrainFlags) => (flags.plan ? plan(name, flags) : run(name, flags)))
   }
 }
@@ -165,13 +161,6 @@ function planTable(name: StageName, plan: TrainingPlan): string {
   const width = Math.max(...rows.map(([title]) => title.length)) + 2
   const head = `${name} on ${plan.device}: batchSize ${count(batchSize)}, microBatchTokens ${count(plan.microBatchTokens)}`
   return `${[head, ...rows.map(([title, value]) => `  ${title.padEnd(width)}${value}`)].join('\n')}\n`
-}
-
-/** Parser of a TCP port; 0: any that is free. */
-function tcpPort(value: string): number {
-  const port = Number(value)
-  if (!/^\d+$/.test(value) || port > 65_535) throw new InvalidArgumentError('It must be a port, 0 to 65535.')
-  return port
 }
 
 /** Parser of an amount of memory: a number with GiB, MiB, KiB, GB, MB, kB or nothing (bytes). */

@@ -1,4 +1,5 @@
 import { resolve } from 'node:path'
+import { InvalidArgumentError, Option } from 'commander'
 import { isAbort } from '../errors.js'
 import { type LiveRun, openLiveRun } from '../live/run.js'
 import { runTitle, trainingReport } from '../report/training.js'
@@ -8,6 +9,21 @@ import { createProgress, type Progress } from '../train/progress.js'
 
 /** Where `--live` listens when it names no port. */
 export const LIVE_PORT = 7242
+
+/** `--live`. @param what is shown */
+export function liveOption(what: string): Option {
+  return new Option(
+    '--live [port]',
+    `show ${what} on a page of this machine; default port ${LIVE_PORT}, the next ones where it is taken`,
+  ).argParser(tcpPort)
+}
+
+/** Parser of a TCP port; 0: any that is free. */
+function tcpPort(value: string): number {
+  const port = Number(value)
+  if (!/^\d+$/.test(value) || port > 65_535) throw new InvalidArgumentError('It must be a port, 0 to 65535.')
+  return port
+}
 
 /** Everything that shows a run: terminal, live page, report. */
 export interface Watch {
@@ -59,7 +75,8 @@ export async function watchRun(stage: StageName, out: string, live?: number): Pr
   }
 }
 
-async function openPage(stage: StageName, out: string, port: number): Promise<LiveRun | undefined> {
+/** The live page of a run, or a line of text and undefined. */
+export async function openPage(stage: StageName, out: string, port: number): Promise<LiveRun | undefined> {
   try {
     return await openLiveRun(stage, runTitle(resolve(out), stage), { port })
   } catch (error) {

@@ -40,7 +40,12 @@ export async function readPairs(files: readonly string[], needs: { groupSize: nu
     for await (const line of readJsonl(file)) {
       const row = pairRow(line)
       if (needs.groupSize > 1 && row.neg.length === 0) {
-        throw fieldError(row, 'neg', `at least one negative text because groupSize is ${needs.groupSize} (bge mine finds some)`, line.value.neg)
+        throw fieldError(
+          row,
+          'neg',
+          `at least one negative text because groupSize is ${needs.groupSize} (bge mine finds some)`,
+          line.value.neg,
+        )
       }
       if (needs.scores && !row.posScores) throw fieldError(row, 'pos_scores', 'teacher scores because distillation is on', undefined)
       if (needs.scores && needs.groupSize > 1 && !row.negScores) {

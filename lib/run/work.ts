@@ -24,7 +24,8 @@ import type { RunRecipe } from './recipe.js'
 
 /** What a caller is told while a step works. */
 export interface WorkHooks {
-  onTrain?: (step: string, stage: StageName) => TrainHooks
+  /** before a training step; `place` is its run folder */
+  onTrain?: (step: string, stage: StageName, place: string) => TrainHooks | Promise<TrainHooks>
   /** after training: texts tokenized by this process, and how many of them were cut at their maximal length */
   onTruncation?: (step: string, found: { texts: number; truncated: number }) => void
   onMine?: (step: string, progress: MineProgress) => void
@@ -126,7 +127,7 @@ async function trainStep({ node, place, paths, recipe, hooks, signal }: Work, st
   const resume = existsSync(join(place, 'run.json'))
   if (!resume) await rm(place, { recursive: true, force: true }) // a kill before the first step: nothing to go on with
   const dev = paths('dev')
-  const told = hooks.onTrain?.(node.name, stage) ?? {}
+  const told = (await hooks.onTrain?.(node.name, stage, place)) ?? {}
   const result = await train(stages[stage], {
     model: paths('model')[0]!,
     ...(pooling && { pooling }),
